@@ -1,0 +1,39 @@
+/* bus.h - a PIO or MMIO address space: sorted ranges to (device, region).
+ *
+ * Mapping is done at set-up (and by PCI BAR moves, under the lock).  bus_read/bus_write are called by
+ * vCPU threads without the lock; they take machine.lock around the device call. */
+#pragma once
+
+#include <pthread.h>
+
+#include "base.h"
+
+struct device;
+
+struct bus_range {
+	u64 base, len;
+	struct device *dev;
+	u32 region; /* passed to the device's ops; offset is address - base */
+};
+
+enum { BUS_RANGES_MAX = 128 };
+
+struct bus {
+	const char *name; /* "pio" or "mmio" */
+	pthread_mutex_t *lock; /* borrowed: machine.lock */
+	u32 n;
+	struct bus_range range[BUS_RANGES_MAX]; /* sorted by base, not overlapping */
+	u64 unclaimed; /* accesses that no device claimed; a guest can cause them at will */
+};
+
+void bus_init(struct bus *b, const char *name, pthread_mutex_t *lock);
+
+/* 0, -EEXIST if it overlaps, -ENOSPC. Caller holds the lock or is single-threaded. */
+int bus_map(struct bus *b, u64 base, u64 len, struct device *dev, u32 region);
+void bus_unmap(struct bus *b, u64 base);
+
+/* One access of 1, 2, 4 or 8 bytes.  An access wider than the device's access_max, or reaching
+ * past the range's end, is split into naturally smaller pieces, lowest address first; parts
+ * nobody claims read as all ones and swallow writes. */
+u64 bus_read(struct bus *b, u64 addr, unsigned size);
+void bus_write(struct bus *b, u64 addr, unsigned size, u64 val);

@@ -1,0 +1,122 @@
+/* decode.h - one decoded x86 instruction, and the table row it came from.
+ *
+ * decode() turns bytes and a CPU mode into struct insn using the rows of ops.def, the only list of
+ * encodings.  It knows no CPU state but the mode.  Interpreter, native stubs, translator, the text
+ * disassembler and the coverage report all read struct insn and struct op. */
+#pragma once
+
+#include "../vcpu.h"
+
+struct tcg_cpu;
+struct insn;
+
+/* Default operand/address size of the code segment: what decides an instruction's meaning. */
+enum cpu_mode { MODE_16, MODE_32, MODE_64 };
+
+/* Runs one instruction and returns the next one to run in this block, or NULL to leave the block: then
+ * either c->exc holds a fault and s.rip points at the instruction, or s.rip is where to go on. */
+typedef const struct insn *(*insn_fn)(struct tcg_cpu *c, const struct insn *in);
+
+/* A driver-class meaning: operands arrive loaded and zero-extended, the result is stored in op0 by the
+ * driver if the row says W0.  May set c->exc (then nothing is stored). */
+typedef u64 (*drv_fn)(struct tcg_cpu *c, const struct insn *in, u64 a, u64 b);
+
+enum op_class {
+	CLS_DRV,    /* exec.drv, operands by the driver */
+	CLS_SELF,   /* exec.self does everything */
+	CLS_NATIVE, /* vector, x87 and other instructions run on the host by a one-instruction stub */
+	CLS_UD,     /* always #UD */
+};
+
+/* Row flags */
+enum {
+	F_R0 = 1 << 0,      /* operand 0 is read */
+	F_W0 = 1 << 1,      /* operand 0 is written */
+	F_LOCKOK = 1 << 2,  /* LOCK allowed when operand 0 is memory */
+	F_D64 = 1 << 3,     /* operand size defaults to 64 in 64-bit mode (and 32 cannot be encoded) */
+	F_F64 = 1 << 4,     /* operand size is forced to 64 in 64-bit mode whatever the prefixes */
+	F_I64 = 1 << 5,     /* #UD in 64-bit mode */
+	F_O64 = 1 << 6,     /* #UD outside 64-bit mode */
+	F_ENDS = 1 << 7,    /* ends a block: control transfer, or may change mode, paging, or code */
+	F_PRIV = 1 << 8,    /* #GP(0) unless CPL is 0 */
+	F_ALIGN = 1 << 9,   /* memory operand must be aligned to its size, else #GP(0) (legacy SSE) */
+	F_REP = 1 << 10,    /* a string instruction: F3/F2 are repeat prefixes */
+	F_W1 = 1 << 11,     /* operand 1 is written too (XCHG, XADD) */
+	F_NOMEM = 1 << 12,  /* memory operand is only an address (LEA, INVLPG, prefetch, NOP) */
+	F_PROT = 1 << 13,   /* #UD in real and virtual-8086 mode */
+};
+
+struct op {
+	const char *name;  /* SDM mnemonic, lower case */
+	u8 map;            /* enum op_map in ops table: 0 one-byte, 1 0F, 2 0F38, 3 0F3A, then x87 D8-DF */
+	u8 opcode;
+	u8 cls;            /* enum op_class */
+	u8 feature;        /* enum cpu_feature, 0: base */
+	u32 flags;         /* F_* */
+	u16 fl_read, fl_write, fl_undef; /* RFLAGS bits read, defined by, undefined after */
+	union {
+		drv_fn drv;
+		insn_fn self;
+	} exec;
+};
+
+enum opd_kind {
+	OPD_NONE,
+	OPD_REG,   /* general register reg, low `size` bytes */
+	OPD_REGH,  /* AH, CH, DH, BH: reg 0-3 */
+	OPD_MEM,   /* the memory operand */
+	OPD_IMM,   /* in->imm, sign- or zero-extended as the row says (constants 1 and CL: imm/REG) */
+	OPD_REL,   /* in->imm: signed displacement from the next instruction */
+	OPD_FAR,   /* in->imm offset, in->imm2 selector */
+	OPD_SREG, OPD_CR, OPD_DR,
+	OPD_MMX, OPD_VEC, /* size 4, 8, 16 or 32: how much is accessed */
+	OPD_ST,    /* x87 register */
+	OPD_STR_SRC, OPD_STR_DST, /* DS:rSI (seg override), ES:rDI */
+};
+
+struct opd {
+	u8 kind, reg, size; /* size in bytes; 0: none or address only; far pointers: offset + 2 */
+};
+
+enum { REG_NONE = 0xff, REG_RIP = 0xfe };
+enum { PFX_LOCK = 1, PFX_REP = 2, PFX_REPNE = 4, PFX_OPSIZE = 8, PFX_ADDRSIZE = 16, PFX_REX = 32,
+       PFX_VEX = 64, PFX_SEG = 128 };
+
+struct insn {
+	insn_fn fn;       /* interpreter's handler for this form; set by interp.c */
+	const struct op *op;
+	void *aux;        /* native stub, or handler's own */
+	u64 imm;
+	s64 disp;         /* displacement, or absolute offset (moffs) */
+	u16 imm2;         /* far selector, ENTER's level, second immediate byte (EXTRQ) */
+	u16 pgoff;        /* offset of its first byte in its page: rip = c->code_rip + pgoff */
+	u8 len;           /* 1-15 */
+	u8 size;          /* operand size: 1, 2, 4, 8; vectors 16, 32 */
+	u8 asize;         /* address size: 2, 4, 8 */
+	u8 prefixes;      /* PFX_* */
+	u8 rex;           /* W R X B in bits 3-0, also from VEX (un-inverted) */
+	u8 modrm;         /* 0 if none */
+	u8 pp;            /* mandatory prefix: 0 none, 1 66, 2 F3, 3 F2 */
+	u8 vvvv;          /* VEX register, un-inverted; 0 */
+	u8 vexl;          /* VEX.L */
+	u8 base, index;   /* of the memory operand; REG_NONE, or base REG_RIP */
+	u8 scale;         /* log2 */
+	u8 seg;           /* enum sreg: effective segment of the memory operand */
+	u8 nopd;
+	struct opd opd[4];
+	u8 mode;          /* enum cpu_mode it was decoded for */
+};
+
+enum { DECODE_MORE = 0, DECODE_UD = -1, DECODE_GP = -2 };
+
+/* Decode at most avail bytes (15 are enough).  Length 1-15; DECODE_MORE if the instruction goes on
+ * past avail; DECODE_UD if no row matches (in->len counts the bytes looked at, in->op is a CLS_UD
+ * row); DECODE_GP if it would be longer than 15 bytes.  in->fn, aux and pgoff are left 0.  A row
+ * whose feature the host lacks decodes as DECODE_UD. */
+int decode(struct insn *in, const u8 *bytes, unsigned avail, enum cpu_mode mode);
+
+/* Text as objdump -M intel would print it, for logs and tests.  buf of at least 96 bytes. */
+void decode_text(const struct insn *in, u64 rip, char *buf, size_t n);
+
+extern const struct op op_rows[];
+extern const unsigned op_rows_n;
