@@ -1,8 +1,7 @@
 /* loop.h - the event loop: file descriptors, guest-clock timers, work posted from other threads.
  *
- * One loop thread.  Callbacks run on it with machine.lock held (the loop takes it around each),
- * except those added with loop_post_unlocked.  Timers count guest-clock nanoseconds: the clock stops
- * while the machine is paused. */
+ * One loop thread.  Callbacks run on it with machine.lock held.  Timers count guest-clock
+ * nanoseconds: the clock stops while the machine is paused. */
 #pragma once
 
 #include <pthread.h>

@@ -1,0 +1,74 @@
+/* base.c - errors, log, assertions.  Any thread; the log serialises whole lines by one write(2). */
+#include "base.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { LINE_MAX_BYTES = 512, LOG_BUDGET = 10 };
+
+void (*fatal_hook)(void);
+static enum log_level log_max = LOG_INFO;
+
+int err_set(struct err *e, int code, const char *fmt, ...)
+{
+	va_list ap;
+	int n;
+
+	e->code = code;
+	va_start(ap, fmt);
+	n = vsnprintf(e->text, sizeof e->text, fmt, ap);
+	va_end(ap);
+	if (n < 0)
+		e->text[0] = '\0';
+	return code;
+}
+
+void log_set_level(enum log_level lvl)
+{
+	log_max = lvl;
+}
+
+void log_at(enum log_level lvl, const char *who, const char *fmt, ...)
+{
+	char line[LINE_MAX_BYTES];
+	va_list ap;
+	int n, m;
+
+	if (lvl > log_max)
+		return;
+	n = snprintf(line, sizeof line, "mvm: %s: ", who);
+	va_start(ap, fmt);
+	m = vsnprintf(line + n, sizeof line - (size_t)n - 2, fmt, ap);
+	va_end(ap);
+	n += m < 0 ? 0 : MIN(m, (int)sizeof line - n - 3);
+	/* A raw terminal needs the carriage return, and nothing else minds it. */
+	line[n++] = '\r';
+	line[n++] = '\n';
+	if (!isatty(STDERR_FILENO)) {
+		line[n - 2] = '\n';
+		n--;
+	}
+	/* Nowhere is left to report to if stderr itself fails. */
+	(void)!write(STDERR_FILENO, line, (size_t)n);
+}
+
+bool log_guest_ok(u32 *budget)
+{
+	u32 used = __atomic_fetch_add(budget, 1, __ATOMIC_RELAXED);
+
+	if (used >= LOG_BUDGET)
+		__atomic_store_n(budget, LOG_BUDGET + 1, __ATOMIC_RELAXED);
+	if (used == LOG_BUDGET)
+		log_dbg("log", "further lines of this kind dropped");
+	return used < LOG_BUDGET;
+}
+
+_Noreturn void assert_failed(const char *file, int line, const char *cond)
+{
+	if (fatal_hook)
+		fatal_hook();
+	log_err("bug", "%s:%d: %s does not hold; please report this line", file, line, cond);
+	abort();
+}
