@@ -82,13 +82,15 @@ static void state_append(struct state *st, const void *p, size_t n)
 static void state_open_loaded(struct state *st, const char *name, u32 version)
 {
 	const u8 *head = st->buf + st->pos;
+	char padded[SECTION_NAME] = { 0 };
 	u32 len;
 
 	if (st->len - st->pos < SECTION_HEAD)
 		return state_fail(st, -EINVAL, name);
 	len = ld32(head);
 	st->version = ld32(head + 4);
-	if (len > st->len - st->pos - SECTION_HEAD || strncmp((const char *)head + 12, name, SECTION_NAME))
+	memcpy(padded, name, strlen(name));
+	if (len > st->len - st->pos - SECTION_HEAD || memcmp(head + 12, padded, sizeof padded) != 0)
 		return state_fail(st, -EINVAL, name);
 	if (st->version > version)
 		return state_fail(st, -ENOTSUP, name);
