@@ -1,0 +1,112 @@
+/* seccomp-gen.c - runs on the build machine: compiles seccomp/policy.def with libseccomp and prints one
+ * array of struct sock_filter for each kind of thread.  `seccomp-gen --pfc` prints the same programs as
+ * libseccomp's pseudo code, for review.
+ *
+ * Action outside the rows: kill the process.  Other architectures' system calls (i386, x32) are
+ * killed too: libseccomp puts that check first. */
+#include <errno.h>
+#include <linux/filter.h>
+#include <seccomp.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { LOOP = 1, VCPU = 2, DISK = 4, ALL = LOOP | VCPU | DISK };
+
+static const struct { unsigned bit; const char *name; } threads[] = {
+	{ LOOP, "loop" }, { VCPU, "vcpu" }, { DISK, "disk" },
+};
+
+struct rule {
+	const char *syscall, *why;
+	unsigned threads;
+	int arg; /* -1: any arguments */
+	unsigned long long mask, value;
+};
+
+static const struct rule rules[] = {
+#define SYS(name, threads, why) { #name, why, threads, -1, 0, 0 },
+#define SYS_ARG(name, threads, arg, mask, value, why) { #name, why, threads, arg, mask, value },
+#include "seccomp/policy.def"
+#undef SYS
+#undef SYS_ARG
+};
+enum { RULES = sizeof(rules) / sizeof(rules[0]) };
+
+static void die(const char *what, const char *name, int rc)
+{
+	fprintf(stderr, "seccomp-gen: %s %s: %s\n", what, name, strerror(-rc));
+	exit(1);
+}
+
+static void add(scmp_filter_ctx ctx, const struct rule *r)
+{
+	int nr = seccomp_syscall_resolve_name(r->syscall), rc;
+
+	if (nr == __NR_SCMP_ERROR)
+		die("no system call", r->syscall, -EINVAL);
+	if (!*r->why)
+		die("a row needs its reason:", r->syscall, -EINVAL);
+	if (r->arg < 0)
+		rc = seccomp_rule_add_exact(ctx, SCMP_ACT_ALLOW, nr, 0);
+	else
+		rc = seccomp_rule_add_exact(ctx, SCMP_ACT_ALLOW, nr, 1,
+					    SCMP_CMP(r->arg, SCMP_CMP_MASKED_EQ, r->mask, r->value));
+	if (rc < 0 && rc != -EEXIST)
+		die("cannot add", r->syscall, rc);
+}
+
+static scmp_filter_ctx compile(unsigned thread)
+{
+	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
+
+	if (!ctx)
+		die("cannot start", "a filter", -ENOMEM);
+	for (int i = 0; i < RULES; i++)
+		if (rules[i].threads & thread)
+			add(ctx, &rules[i]);
+	seccomp_attr_set(ctx, SCMP_FLTATR_CTL_OPTIMIZE, 2); /* a binary tree over the numbers */
+	return ctx;
+}
+
+static void print_bytes(scmp_filter_ctx ctx, const char *name)
+{
+	struct sock_filter insn;
+	FILE *f = tmpfile();
+	int rc;
+
+	if (!f)
+		die("cannot make", "a temporary file", -errno);
+	rc = seccomp_export_bpf(ctx, fileno(f));
+	if (rc < 0)
+		die("cannot export", name, rc);
+	rewind(f);
+	printf("static const struct sock_filter filter_%s[] = {\n", name);
+	while (fread(&insn, sizeof insn, 1, f) == 1)
+		printf("\t{ 0x%02x, %u, %u, 0x%08x },\n", insn.code, insn.jt, insn.jf, insn.k);
+	printf("};\n\n");
+	fclose(f);
+}
+
+int main(int argc, char **argv)
+{
+	bool pfc = argc > 1 && !strcmp(argv[1], "--pfc");
+
+	if (!pfc)
+		printf("/* Made by tools/seccomp-gen.c from seccomp/policy.def. */\n\n");
+	for (size_t i = 0; i < sizeof threads / sizeof threads[0]; i++) {
+		scmp_filter_ctx ctx = compile(threads[i].bit);
+
+		if (pfc) {
+			printf("# thread %s\n", threads[i].name);
+			fflush(stdout);
+			seccomp_export_pfc(ctx, STDOUT_FILENO);
+		} else {
+			print_bytes(ctx, threads[i].name);
+		}
+		seccomp_release(ctx);
+	}
+	return fflush(stdout) || ferror(stdout);
+}
