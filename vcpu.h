@@ -121,7 +121,15 @@ struct vcpu {
 	struct lapic *apic; /* NULL when the kernel has it */
 	pthread_t thread;
 	bool threaded;
-	char crash[160];
+	/* guard: park_lock */
+	pthread_mutex_t park_lock;
+	pthread_cond_t park_cond;
+	bool parked;        /* the thread is in vcpu_park, the state is pulled and may be touched */
+	/* How the loop learns why the vCPU stopped; fn and arg are the machine's. */
+	struct loop_work exit_work;
+	_Atomic u32 exit_why; /* enum vexit */
+	_Atomic u32 dead_halt; /* 1 while halted with interrupts off: only NMI, INIT or reset wake it */
+	char crash[400];    /* VEXIT_CRASH: why, one line */
 	u64 stat_exits;
 };
 
@@ -161,8 +169,14 @@ static inline u32 vcpu_pending(struct vcpu *v)
 	return atomic_load_explicit(&v->req, memory_order_acquire);
 }
 
-/* Sleep until a request or guest time deadline_ns (UINT64_MAX: none).  Own thread. */
-void vcpu_sleep(struct vcpu *v, u64 deadline_ns);
+/* Start the vCPU's thread (it parks at once if VREQ_PAUSE is set); stop and join it. */
+int vcpu_start(struct vcpu *v, struct err *e);
+void vcpu_stop(struct vcpu *v);
+
+/* Park every vCPU and wait until all are; machine.lock must NOT be held (a vCPU may be waiting for it).
+ * Afterwards v->s may be read and written from this thread.  vcpus_resume lets them go on. */
+void vcpus_pause(struct vcpu **v, u32 n);
+void vcpus_resume(struct vcpu **v, u32 n);
 
 static inline u64 host_rdtsc(void)
 {

@@ -1,0 +1,66 @@
+/* main.c - argv to exit status.  The only caller of exit paths; everything else returns errors. */
+#include <stdio.h>
+#include <unistd.h>
+
+#include "machine.h"
+#include "trace.h"
+
+static int usage_error(const struct err *e)
+{
+	fprintf(stderr, "mvm: %s\n", e->text);
+	return EXIT_USAGE;
+}
+
+static int host_error(const struct err *e)
+{
+	fprintf(stderr, "mvm: %s\n", e->text);
+	return EXIT_HOST;
+}
+
+/* --help and --version: what they print must have arrived. */
+static int print_and_check(void (*print)(void))
+{
+	print();
+	return fflush(stdout) == 0 ? EXIT_OK : EXIT_HOST;
+}
+
+static void print_version(void)
+{
+	printf("mvm %s\n", MVM_VERSION);
+}
+
+static int run_machine(const struct config *cfg)
+{
+	struct err e;
+	struct machine *m = machine_new(cfg, &e);
+	int status = EXIT_OK;
+
+	if (!m)
+		return host_error(&e);
+	if (cfg->dry_run) {
+		machine_print_json(m);
+		status = fflush(stdout) == 0 ? EXIT_OK : EXIT_HOST;
+	} else {
+		status = machine_run(m);
+	}
+	machine_free(m);
+	return status;
+}
+
+int main(int argc, char **argv)
+{
+	struct config cfg;
+	struct err e;
+
+	trace_mark("main");
+	if (argc == 2 && !strcmp(argv[1], "--man-options")) /* for the build: see Makefile */
+		return print_and_check(options_man);
+	if (options_parse(&cfg, argv, &e) < 0)
+		return usage_error(&e);
+	if (cfg.help)
+		return print_and_check(options_help);
+	if (cfg.version)
+		return print_and_check(print_version);
+	log_set_level(cfg.quiet ? LOG_ERR : cfg.verbose ? LOG_DBG : LOG_INFO);
+	return run_machine(&cfg);
+}

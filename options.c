@@ -1,0 +1,400 @@
+/* options.c - the option table and the parsers of its value types. */
+#include "options.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+typedef int (*opt_parser)(struct config *cfg, void *field, const char *value, struct err *e);
+
+struct opt {
+	const char *name;
+	char letter;         /* 0: none */
+	const char *also;    /* other accepted names, comma-separated, or NULL */
+	const char *arg;     /* NULL: a flag without value */
+	opt_parser parse;
+	size_t field;
+	const char *help;    /* meaning, unit (default) */
+};
+
+static int opt_str(struct config *cfg, void *field, const char *value, struct err *e)
+{
+	if (!*value)
+		return err_set(e, -EINVAL, "is empty");
+	*(const char **)field = value;
+	return 0;
+}
+
+/* An empty kernel command line is fine. */
+static int opt_text(struct config *cfg, void *field, const char *value, struct err *e)
+{
+	*(const char **)field = value;
+	return 0;
+}
+
+static int opt_flag(struct config *cfg, void *field, const char *value, struct err *e)
+{
+	*(bool *)field = true;
+	return 0;
+}
+
+static int opt_bool(struct config *cfg, void *field, const char *value, struct err *e)
+{
+	bool on = !strcmp(value, "on");
+
+	if (!on && strcmp(value, "off"))
+		return err_set(e, -EINVAL, "\"%s\" is neither on nor off", value);
+	*(bool *)field = on;
+	return 0;
+}
+
+/* Decimal or 0x number; false if anything else is there or it does not fit. */
+static bool parse_u64(const char *s, const char **end, u64 *out)
+{
+	char *stop;
+
+	if (*s < '0' || *s > '9') /* strtoull would take "-1" and " 1" */
+		return false;
+	errno = 0;
+	*out = strtoull(s, &stop, 0);
+	*end = stop;
+	return errno == 0;
+}
+
+/* A size with K, M, G or T behind it; a bare number counts MiB, as with kvmtool and QEMU's -m. */
+static bool parse_size(const char *s, u64 *out)
+{
+	static const char units[] = "BKMGT";
+	const char *end, *unit = NULL;
+	u64 n;
+
+	if (!parse_u64(s, &end, &n))
+		return false;
+	if (!*end)
+		return mul_u64(n, MIB, out);
+	unit = strchr(units, *end & ~0x20);
+	if (!unit || !*unit)
+		return false;
+	end++;
+	if ((*end & ~0x20) == 'B' && end[-1] != 'B')
+		end++;
+	return !*end && mul_u64(n, BIT(10 * (unit - units)), out);
+}
+
+static int opt_mem(struct config *cfg, void *field, const char *value, struct err *e)
+{
+	u64 bytes;
+
+	if (!parse_size(value, &bytes))
+		return err_set(e, -EINVAL, "\"%s\" is not a size; write 512M or 2G", value);
+	if (bytes < 2 * MIB || bytes > 1024 * GIB || bytes % MIB)
+		return err_set(e, -EINVAL, "%s is not between 2M and 1024G in whole MiB", value);
+	*(u64 *)field = bytes;
+	return 0;
+}
+
+static int opt_cache(struct config *cfg, void *field, const char *value, struct err *e)
+{
+	u64 bytes;
+
+	if (!parse_size(value, &bytes) || bytes < MIB || bytes > GIB)
+		return err_set(e, -EINVAL, "\"%s\" is not a size between 1M and 1G", value);
+	*(u64 *)field = bytes;
+	return 0;
+}
+
+static int opt_cpus(struct config *cfg, void *field, const char *value, struct err *e)
+{
+	const char *end;
+	u64 n;
+
+	if (!parse_u64(value, &end, &n) || *end || n < 1 || n > CPUS_MAX)
+		return err_set(e, -EINVAL, "\"%s\" is not a number from 1 to %d", value, CPUS_MAX);
+	*(u32 *)field = (u32)n;
+	return 0;
+}
+
+/* One of the words in a comma list; its position is the value. */
+static int opt_word(void *field, const char *words, const char *value, struct err *e)
+{
+	const char *w = words;
+
+	for (u32 i = 0; *w; i++) {
+		size_t n = strcspn(w, ",");
+
+		if (strlen(value) == n && !strncmp(w, value, n)) {
+			*(u32 *)field = i;
+			return 0;
+		}
+		w += n + (w[n] == ',');
+	}
+	return err_set(e, -EINVAL, "\"%s\" is none of %s", value, words);
+}
+
+static int opt_accel(struct config *cfg, void *field, const char *value, struct err *e)
+{
+	return opt_word(field, "auto,kvm,tcg,interp", value, e);
+}
+
+static int opt_irqchip(struct config *cfg, void *field, const char *value, struct err *e)
+{
+	return opt_word(field, "split,kernel,user", value, e);
+}
+
+static int opt_entry(struct config *cfg, void *field, const char *value, struct err *e)
+{
+	return opt_word(field, "auto,64,16", value, e);
+}
+
+static int opt_reboot(struct config *cfg, void *field, const char *value, struct err *e)
+{
+	u32 restart;
+	int rc = opt_word(&restart, "exit,restart", value, e);
+
+	*(bool *)field = restart;
+	return rc;
+}
+
+static int opt_serial(struct config *cfg, void *field, const char *value, struct err *e)
+{
+	if (!strncmp(value, "file=", 5)) {
+		if (!value[5])
+			return err_set(e, -EINVAL, "file= needs a path");
+		cfg->serial = SERIAL_FILE;
+		cfg->serial_path = value + 5;
+		return 0;
+	}
+	if (!strcmp(value, "stdio"))
+		cfg->serial = SERIAL_STDIO;
+	else if (!strcmp(value, "none"))
+		cfg->serial = SERIAL_NONE;
+	else
+		return err_set(e, -EINVAL, "\"%s\" is none of stdio, file=PATH, none", value);
+	return 0;
+}
+
+/* One word behind the path of --disk. */
+static int disk_word(struct disk_config *d, const char *word, size_t n, struct err *e)
+{
+	if (n == 2 && !strncmp(word, "ro", n))
+		d->ro = true;
+	else if (n == 6 && !strncmp(word, "direct", n))
+		d->direct = true;
+	else if (n == 10 && !strncmp(word, "format=raw", n))
+		;
+	else if (n > 7 && !strncmp(word, "format=", 7))
+		return err_set(e, -EINVAL, "format \"%.*s\" is not known; convert it with qemu-img convert -O raw",
+			       (int)n - 7, word + 7);
+	else if (n > 3 && n - 3 < sizeof d->id && !strncmp(word, "id=", 3))
+		snprintf(d->id, sizeof d->id, "%.*s", (int)n - 3, word + 3);
+	else
+		return err_set(e, -EINVAL, "\"%.*s\" is none of ro, direct, format=raw, id=NAME (up to 19 letters)",
+			       (int)n, word);
+	return 0;
+}
+
+static int opt_disk(struct config *cfg, void *field, const char *value, struct err *e)
+{
+	struct disk_config *d = &cfg->disk[cfg->disks];
+	size_t n = strcspn(value, ",");
+	int rc = 0;
+
+	if (cfg->disks == DISKS_MAX)
+		return err_set(e, -EINVAL, "is given more than %d times", DISKS_MAX);
+	if (!strncmp(value, "path=", 5)) {
+		value += 5;
+		n -= 5;
+	}
+	if (!n)
+		return err_set(e, -EINVAL, "needs a file: --disk FILE[,ro]");
+	snprintf(d->id, sizeof d->id, "disk%u", cfg->disks);
+	d->path = strndup(value, n); /* lives as long as the process */
+	if (!d->path)
+		return err_set(e, -ENOMEM, "out of memory");
+	for (value += n; *value == ',' && rc == 0; value += n) {
+		value++;
+		n = strcspn(value, ",");
+		rc = disk_word(d, value, n, e);
+	}
+	cfg->disks++;
+	return rc;
+}
+
+#define FIELD(m) offsetof(struct config, m)
+static const struct opt opts[] = {
+	{ "kernel", 'k', NULL, "FILE", opt_str, FIELD(kernel),
+	  "Linux kernel to boot: bzImage or ELF vmlinux" },
+	{ "initrd", 'i', "initramfs", "FILE", opt_str, FIELD(initrd), "initial RAM disk" },
+	{ "cmdline", 'p', "append,params", "TEXT", opt_text, FIELD(cmdline),
+	  "words for the kernel, after mvm's own defaults; the last word wins" },
+	{ "bios", 0, "firmware", "FILE", opt_str, FIELD(bios),
+	  "firmware image (SeaBIOS) to start instead of a kernel" },
+	{ "disk", 'd', NULL, "FILE[,ro][,direct][,format=raw][,id=NAME]", opt_disk, 0,
+	  "virtio disk from a raw image or block device; up to 8, the first is /dev/vda" },
+	{ "mem", 'm', "memory", "SIZE", opt_mem, FIELD(mem_bytes),
+	  "guest RAM; a bare number counts MiB, else K, M, G, T (256M)" },
+	{ "cpus", 'c', NULL, "N", opt_cpus, FIELD(vcpus), "virtual CPUs, 1 to 32 (1)" },
+	{ "accel", 0, NULL, "auto|kvm|tcg|interp", opt_accel, FIELD(accel),
+	  "CPU engine: KVM, the software CPU, its interpreter alone; auto takes KVM only when real hardware is behind it (auto)" },
+	{ "serial", 0, NULL, "stdio|file=PATH|none", opt_serial, 0,
+	  "where the first serial port goes (stdio); on a terminal, Ctrl-A x leaves and Ctrl-A h helps" },
+	{ "rng", 0, NULL, "on|off", opt_bool, FIELD(rng), "virtio entropy device (on)" },
+	{ "on-reboot", 0, NULL, "exit|restart", opt_reboot, FIELD(restart),
+	  "what a reset by the guest does (exit)" },
+	{ "entry", 0, NULL, "auto|64|16", opt_entry, FIELD(entry),
+	  "how a kernel is entered: unpacked by mvm, or by its own 64-bit or real-mode entry (auto)" },
+	{ "irqchip", 0, NULL, "split|kernel|user", opt_irqchip, FIELD(irqchip),
+	  "KVM: which interrupt controllers the host kernel runs (split: local APICs only)" },
+	{ "tcg-cache", 0, NULL, "SIZE", opt_cache, FIELD(tcg_cache_bytes),
+	  "software CPU: memory for generated code (16M)" },
+	{ "tcg-stats", 0, "stats", NULL, opt_flag, FIELD(stats),
+	  "print the CPU engine's counters at the end" },
+	{ "boot-trace", 0, NULL, NULL, opt_flag, FIELD(boot_trace),
+	  "print the time of each stage from process start to the first guest instruction, and of the guest's boot mark" },
+	{ "dry-run", 0, NULL, NULL, opt_flag, FIELD(dry_run),
+	  "print the machine as JSON and exit" },
+	{ "quiet", 'q', NULL, NULL, opt_flag, FIELD(quiet), "errors only" },
+	{ "verbose", 'v', NULL, NULL, opt_flag, FIELD(verbose), "debug messages too" },
+	{ "version", 0, NULL, NULL, opt_flag, FIELD(version), "print the version and exit" },
+	{ "help", 'h', NULL, NULL, opt_flag, FIELD(help), "print this text and exit" },
+};
+
+static bool opt_has_name(const struct opt *o, const char *name, size_t n)
+{
+	const char *also = o->also ? o->also : "";
+
+	if (strlen(o->name) == n && !strncmp(o->name, name, n))
+		return true;
+	while (*also) {
+		size_t len = strcspn(also, ",");
+
+		if (len == n && !strncmp(also, name, n))
+			return true;
+		also += len + (also[len] == ',');
+	}
+	return false;
+}
+
+/* --name, --name=VALUE, -x, -xVALUE; *value is set to what follows in the same word, or NULL. */
+static const struct opt *opt_find(const char *word, const char **value)
+{
+	size_t n;
+
+	*value = NULL;
+	if (word[0] != '-' || !word[1])
+		return NULL;
+	if (word[1] != '-') {
+		for (size_t i = 0; i < ARRAY_LEN(opts); i++)
+			if (opts[i].letter == word[1]) {
+				*value = word[2] ? word + 2 : NULL;
+				return &opts[i];
+			}
+		return NULL;
+	}
+	n = strcspn(word + 2, "=");
+	if (word[2 + n] == '=')
+		*value = word + 2 + n + 1;
+	for (size_t i = 0; i < ARRAY_LEN(opts); i++)
+		if (opt_has_name(&opts[i], word + 2, n))
+			return &opts[i];
+	return NULL;
+}
+
+static int opt_apply(struct config *cfg, const struct opt *o, const char *value, struct err *e)
+{
+	struct err why;
+	int rc = o->parse(cfg, (char *)cfg + o->field, value, &why);
+
+	if (rc < 0)
+		return err_set(e, rc, "--%s: %s", o->name, why.text);
+	return 0;
+}
+
+static int options_check(const struct config *cfg, struct err *e)
+{
+	if (cfg->help || cfg->version)
+		return 0;
+	if (!cfg->kernel && !cfg->bios)
+		return err_set(e, -EINVAL, "nothing to boot; give --kernel FILE or --bios FILE, or see mvm --help");
+	if (cfg->kernel && cfg->bios)
+		return err_set(e, -EINVAL, "--kernel and --bios exclude each other; give one");
+	if (cfg->bios && (cfg->initrd || cfg->cmdline))
+		return err_set(e, -EINVAL, "--initrd and --cmdline need --kernel");
+	return 0;
+}
+
+int options_parse(struct config *cfg, char **argv, struct err *e)
+{
+	*cfg = (struct config){ .mem_bytes = 256 * MIB, .vcpus = 1, .rng = true,
+				.tcg_cache_bytes = 16 * MIB };
+	while (*argv && *++argv) {
+		const char *word = *argv, *value;
+		const struct opt *o = opt_find(word, &value);
+		int rc;
+
+		if (!o)
+			return err_set(e, -EINVAL, "unknown option %s; see mvm --help", word);
+		if (o->arg && !value && !(value = *++argv))
+			return err_set(e, -EINVAL, "--%s needs a value: --%s %s", o->name, o->name, o->arg);
+		if (!o->arg && value)
+			return err_set(e, -EINVAL, "--%s takes no value", o->name);
+		rc = opt_apply(cfg, o, value, e);
+		if (rc < 0)
+			return rc;
+	}
+	return options_check(cfg, e);
+}
+
+/* The help text, filled to 80 columns behind a margin. */
+static void help_wrap(const char *text, int margin)
+{
+	int col = margin;
+
+	while (*text) {
+		int n = (int)strcspn(text, " ");
+
+		if (col + n > 79 && col > margin) {
+			printf("\n%*s", margin, "");
+			col = margin;
+		}
+		printf("%.*s ", n, text);
+		col += n + 1;
+		text += n + (text[n] == ' ');
+	}
+	putchar('\n');
+}
+
+void options_help(void)
+{
+	printf("mvm %s - a small, fast microVM monitor\n\n"
+	       "usage: mvm --kernel FILE [--initrd FILE] [--disk FILE]... [OPTION]...\n"
+	       "       mvm --bios FILE [--disk FILE]... [OPTION]...\n\n"
+	       "  mvm --kernel bzImage --disk root.img    boots to a console on this terminal\n\n"
+	       "Options take --name VALUE or --name=VALUE.\n\n", MVM_VERSION);
+	for (size_t i = 0; i < ARRAY_LEN(opts); i++) {
+		const struct opt *o = &opts[i];
+
+		printf("  --%s%s%s", o->name, o->arg ? " " : "", o->arg ? o->arg : "");
+		if (o->letter)
+			printf(", -%c", o->letter);
+		printf("\n%8s", "");
+		help_wrap(o->help, 8);
+	}
+	printf("\nExit status: 0 guest powered off (or rebooted, with --on-reboot exit); 1 wrong usage;\n"
+	       "2 host failure; 3 guest crashed or halted for ever;\n"
+	       "128+N ended by signal N; (V<<1)|1 guest wrote V to the debug-exit port.\n");
+}
+
+void options_man(void)
+{
+	for (size_t i = 0; i < ARRAY_LEN(opts); i++) {
+		const struct opt *o = &opts[i];
+
+		if (o->letter)
+			printf(".It Fl %c , Fl -%s", o->letter, o->name);
+		else
+			printf(".It Fl -%s", o->name);
+		if (o->arg)
+			printf(" Ar %s", o->arg);
+		printf("\n%s.\n", o->help);
+	}
+}
