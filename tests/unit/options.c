@@ -1,0 +1,99 @@
+/* options.c - the command line. */
+#include "../../options.h"
+#include "../test.h"
+
+static struct config cfg;
+static struct err err;
+
+static int parse(const char *const *words)
+{
+	char *argv[32] = { "mvm" };
+	int n = 1;
+
+	for (; *words; words++)
+		argv[n++] = (char *)*words;
+	return options_parse(&cfg, argv, &err);
+}
+#define PARSE(...) parse((const char *const[]){ __VA_ARGS__, NULL })
+
+static void refused(int rc, const char *text)
+{
+	EQ(rc, -EINVAL);
+	if (!strstr(err.text, text))
+		test_fail(__FILE__, __LINE__, "\"%s\" does not say \"%s\"", err.text, text);
+	OK(!strchr(err.text, '\n'));
+}
+
+TEST(options_defaults_are_those_of_the_manual)
+{
+	EQ(PARSE("--kernel", "k"), 0);
+	EQ(cfg.mem_bytes, 256 * MIB);
+	EQ(cfg.vcpus, 1);
+	EQ(cfg.accel, ACCEL_AUTO);
+	EQ(cfg.serial, SERIAL_STDIO);
+	OK(cfg.rng && !cfg.restart);
+}
+
+TEST(options_take_values_in_every_form)
+{
+	EQ(PARSE("--kernel=k", "-i", "i", "-pa b", "--append", "c", "-m", "64", "-c2"), 0);
+	EQ(strcmp(cfg.kernel, "k"), 0);
+	EQ(strcmp(cfg.initrd, "i"), 0);
+	EQ(strcmp(cfg.cmdline, "c"), 0);
+	EQ(cfg.mem_bytes, 64 * MIB);
+	EQ(cfg.vcpus, 2);
+}
+
+TEST(options_sizes_have_units_and_limits)
+{
+	static const struct {
+		const char *text;
+		u64 bytes;
+	} good[] = { { "512", 512 * MIB }, { "512M", 512 * MIB }, { "2G", 2 * GIB },
+		     { "2097152K", 2 * GIB }, { "1g", GIB }, { "1GB", GIB }, { "0x40", 64 * MIB } };
+	static const char *const bad[] = { "0", "1T1", "", "-1", "1X", "M", "1.5G", "99999999999999999999",
+					   "18446744073709551615T", "1", "3K", "2049K", "1025G" };
+
+	for (size_t i = 0; i < ARRAY_LEN(good); i++) {
+		EQ(PARSE("-k", "k", "--mem", good[i].text), 0);
+		EQ(cfg.mem_bytes, good[i].bytes);
+	}
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+		refused(PARSE("-k", "k", "--mem", bad[i]), "--mem: ");
+}
+
+TEST(options_disks_have_words_behind_a_comma)
+{
+	EQ(PARSE("-k", "k", "-d", "a.img", "--disk", "path=b.img,ro,direct,id=data,format=raw"), 0);
+	EQ(cfg.disks, 2);
+	EQ(strcmp(cfg.disk[0].path, "a.img"), 0);
+	EQ(strcmp(cfg.disk[0].id, "disk0"), 0);
+	OK(!cfg.disk[0].ro && !cfg.disk[0].direct);
+	EQ(strcmp(cfg.disk[1].path, "b.img"), 0);
+	EQ(strcmp(cfg.disk[1].id, "data"), 0);
+	OK(cfg.disk[1].ro && cfg.disk[1].direct);
+	refused(PARSE("-k", "k", "-d", "a,rw"), "\"rw\" is none of");
+	refused(PARSE("-k", "k", "-d", "a,format=qcow2"), "qemu-img");
+	refused(PARSE("-k", "k", "-d", ",ro"), "needs a file");
+	refused(PARSE("-k", "k", "-d", "a,id=12345678901234567890"), "id=NAME");
+}
+
+TEST(options_mistakes_are_named_in_one_line)
+{
+	refused(parse((const char *const[]){ NULL }), "nothing to boot");
+	refused(PARSE("--kernal", "k"), "unknown option --kernal");
+	refused(PARSE("bzImage"), "unknown option bzImage");
+	refused(PARSE("-"), "unknown option -");
+	refused(PARSE("--kernel"), "needs a value");
+	refused(PARSE("--kernel="), "--kernel: is empty");
+	refused(PARSE("--dry-run=yes"), "takes no value");
+	refused(PARSE("-k", "k", "--cpus", "0"), "1 to 32");
+	refused(PARSE("-k", "k", "--cpus", "33"), "1 to 32");
+	refused(PARSE("-k", "k", "--cpus", "2x"), "1 to 32");
+	refused(PARSE("-k", "k", "--accel", "vmx"), "none of auto,kvm,tcg,interp");
+	refused(PARSE("-k", "k", "--accel", "kvm,"), "none of");
+	refused(PARSE("-k", "k", "--serial", "tcp"), "none of");
+	refused(PARSE("-k", "k", "--serial", "file="), "needs a path");
+	refused(PARSE("-k", "k", "--rng", "yes"), "neither on nor off");
+	refused(PARSE("-k", "k", "--bios", "b"), "exclude");
+}
