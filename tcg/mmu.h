@@ -13,6 +13,12 @@ enum access { ACC_R = 1, ACC_W = 2, ACC_X = 4 };
 int mmu_init(struct tcg_cpu *c, struct err *e);
 void mmu_free(struct tcg_cpu *c);
 
+/* Bits 63-47 all equal (48-bit linear addresses). */
+static inline bool is_canonical(gva_t lin)
+{
+	return (gva_t)((s64)(lin << 16) >> 16) == lin;
+}
+
 static inline unsigned tlb_index(gva_t lin)
 {
 	return (unsigned)(lin >> 12) & (TLB_SIZE - 1);
@@ -118,9 +124,11 @@ static inline bool seg_lin(struct tcg_cpu *c, enum sreg seg, u64 off, unsigned s
 			   gva_t *lin)
 {
 	if (likely(c->mode == MODE_64)) {
-		/* A non-canonical address never hits the TLB; the walk raises #GP, or #SS by way of
-		 * c->exc being rewritten in mmu.c's caller: see mmu_bad_address(). */
+		/* A non-canonical address never hits the TLB, and the slow path raises #GP(0) for it.
+		 * Only here is it known that the access goes through SS, which makes it #SS(0). */
 		*lin = off + (seg >= SEG_FS ? c->v.s.seg[seg].base : 0);
+		if (seg == SEG_SS && unlikely(!is_canonical(off) || !is_canonical(off + size - 1)))
+			return raise_err(c, EXC_SS, 0);
 		return true;
 	}
 	if (likely(c->flat >> seg & 1) && likely((u32)off <= 0xffffffffu - (size - 1))) {
@@ -137,6 +145,24 @@ void mmu_flush_page(struct tcg_cpu *c, gva_t lin);  /* INVLPG */
 bool mmu_set_cr3(struct tcg_cpu *c, u64 val);       /* PCID, no-flush bit, PAE PDPTEs; false: #GP */
 bool mmu_invpcid(struct tcg_cpu *c, u64 type, u64 pcid, gva_t lin);
 
+/* Point c->tlb and c->tlb_sup at the arrays for the current CPL, PCID and alignment checking. */
+void mmu_select(struct tcg_cpu *c);
+/* CR0, CR4 or EFER made the PAE page-directory pointers count (again): load them.  False: #GP(0). */
+bool mmu_load_pdptes(struct tcg_cpu *c, u64 cr0, u64 cr3, u64 cr4, u64 efer);
+
 /* --- code pages ------------------------------------------------------------------------------- */
-/* interp.c decoded code from [gpa, gpa+len): writes there must be seen.  Removes write TLB entries. */
+/* Which 64-byte granules of RAM hold decoded code, one bit each; a page with any bit set has no write TLB
+ * entry on any vCPU, so every store to it comes through mmu.c.  Lock-free. */
+struct code_map *code_map_new(const struct memory *m, struct err *e);
+void code_map_free(struct code_map *cm);
+bool code_map_hit(const struct code_map *cm, gpa_t gpa, u64 len);
+/* Blocks from all granules that [gpa, gpa+len) touches are gone from every vCPU. */
+void code_map_clear(struct code_map *cm, gpa_t gpa, u64 len);
+
+/* interp.c is about to decode code from [gpa, gpa+len), inside one page: from now on writes there are
+ * seen and reported by interp_invalidate().  Other vCPUs get VREQ_FLUSH if they might still hold a write
+ * TLB entry for the page. */
 void mmu_code_added(struct tcg_cpu *c, gpa_t gpa, u32 len);
+/* VREQ_FLUSH: give up write TLB entries for pages that hold code.  As stores may have gone through them
+ * unseen since, what was decoded there is invalidated. */
+void mmu_drop_code_writers(struct tcg_cpu *c);

@@ -44,14 +44,18 @@ struct exc {
 	u64 dr6;   /* EXC_DB: ORed into DR6 at delivery */
 };
 
-/* Software TLB entry: hit if lin - tag <= 4096 - size (unsigned), then host = lin + addend.  An
- * invalid entry has tag TLB_INVALID, which no access can match. */
+/* Software TLB entry: hit if lin - tag <= 4096 - size (unsigned), then host = lin + addend.  Code that
+ * looks entries up does not check lin for being canonical, so an invalid entry must match no address
+ * at all: it carries the tag of a page that belongs in another slot. */
 struct tlb_entry {
 	u64 tag;
 	u64 addend;
 };
 enum { TLB_BITS = 10, TLB_SIZE = 1 << TLB_BITS };
-#define TLB_INVALID 0x8000000000000fffull /* non-canonical and misaligned */
+static inline u64 tlb_invalid_tag(unsigned slot)
+{
+	return (u64)(slot ^ 1) << 12;
+}
 
 struct tlb {
 	struct tlb_entry r[TLB_SIZE], w[TLB_SIZE], x[TLB_SIZE];
@@ -76,6 +80,11 @@ struct tcg_cpu {
 
 	struct tlb *tlb;       /* data and fetch at the current CPL: &tlbs[bank][user] */
 	struct tlb *tlb_sup;   /* supervisor view (descriptor tables, TSS) of the same bank */
+
+	/* Bumped when a code address may have come to mean another page (flush, CR3, CR0/CR4/EFER). */
+	u64 xlat_gen;
+	/* Shared by the machine's vCPUs; set before mmu_init (which makes a private one for NULL). */
+	struct code_map *code;
 
 	/* tcg/ files' private parts */
 	struct mmu *mmu;          /* mmu.c */
@@ -150,10 +159,16 @@ bool exc_dispatch(struct tcg_cpu *c);
 
 /* --- seg.c ---------------------------------------------------------------------------------- */
 /* Recompute cpl, mode, long_mode, stack_size, flat, tlb pointers, fp_ok_* from s.  After any direct change
- * of s (reset, push, KVM fix-up), CR0/CR4/EFER/XCR0 write or segment load. */
+ * of s (reset, push, KVM fix-up), CR0/CR4/EFER/XCR0 write or segment load, and after RFLAGS.AC or VM
+ * changed.  CPL is the DPL in SS's attributes, as in VMX; a null SS carries it too. */
 void seg_refresh(struct tcg_cpu *c);
 /* MOV/POP/LDS.. to a data segment register or SS; SDM checks.  False: c->exc. */
 bool seg_load(struct tcg_cpu *c, enum sreg seg, u16 sel);
+
+/* --- exec_sys.c ----------------------------------------------------------------------------- */
+/* May IN, OUT, INS, OUTS touch these ports: CPL <= IOPL, or the TSS's permission bitmap.  False: c->exc
+ * (#GP, or a fault on reading the bitmap). */
+bool io_allowed(struct tcg_cpu *c, u16 port, unsigned size);
 
 /* --- native.c ------------------------------------------------------------------------------- */
 /* The handler of every CLS_NATIVE row: builds (once) and runs a stub made of just this instruction on
