@@ -1,0 +1,235 @@
+#!/bin/bash
+# guest.sh PIECE...: makes what guests boot from, once, under build/guest (GUEST_DIR).  Pieces:
+#   kernel   vmlinuz, config, modules/        Debian's cloud kernel, unpacked, not installed
+#   generic  vmlinuz-generic, initrd-generic.img  the same of Debian's all-purpose kernel
+#   initrd   initrd.img                       busybox, virtio modules, scripts/guest/init
+#   root     root.img                         Debian, small: login "root", no password, on ttyS0
+#   small    small.img                        busybox alone on ext4, for quick tests
+#   bench    bench.cpio, bench/               the guest benchmark, if its sources (MVM_BENCH_DIR) are there
+#   all      all of them
+# Only Debian packages, from wherever this machine's apt gets them; as root, or with fakeroot.  Each piece
+# is built beside its place and moved there whole, so an interrupted run leaves nothing half made.
+set -euo pipefail
+
+top=$(cd "$(dirname "$0")/.." && pwd)
+here=$top/scripts/guest
+out=${GUEST_DIR:-$top/build/guest}
+bench_dir=${MVM_BENCH_DIR:-$top/../shared/bench}
+suite=bookworm
+export SOURCE_DATE_EPOCH=1700000000 E2FSPROGS_FAKE_TIME=1700000000 LC_ALL=C
+
+say() { printf '  %-6s %s\n' "$1" "$2"; }
+die() { echo "guest: $*" >&2; exit 1; }
+
+# apt with package lists of our own, for a machine whose lists are missing or out of date
+own_apt()
+{
+	local tool=$1; shift
+	"$tool" -o Dir::State::Lists="$out/apt/lists" -o Dir::Cache="$out/apt/cache" \
+		-o APT::Sandbox::User= -o Debug::NoLocking=1 "$@"
+}
+
+# fetch PACKAGE: the package's file into the current directory
+fetch()
+{
+	apt-get -qq download "$1" >/dev/null 2>&1 && return
+	mkdir -p "$out/apt/lists/partial" "$out/apt/cache/archives/partial"
+	[ -e "$out/apt/.updated" ] || { own_apt apt-get -qq update && touch "$out/apt/.updated"; } ||
+		die "cannot update package lists; check the machine's package sources"
+	own_apt apt-get -qq download "$1" >/dev/null || die "cannot download package $1"
+}
+
+# the versioned package behind linux-image-FLAVOUR
+kernel_package()
+{
+	local name
+	for apt in "" own_apt; do
+		name=$($apt apt-cache depends "linux-image-$1" 2>/dev/null |
+			sed -n 's/.*Depends: \(linux-image-[0-9][^ ]*\)/\1/p' | head -n 1)
+		[ -z "$name" ] || { echo "$name"; return; }
+		[ -n "$apt" ] || { mkdir -p "$out/apt/lists/partial" "$out/apt/cache/archives/partial"
+			own_apt apt-get -qq update && touch "$out/apt/.updated"; }
+	done
+	die "no package linux-image-$1; mvm's guests are made on Debian"
+}
+
+# unpack_kernel FLAVOUR DIR: DIR/{vmlinuz,config,modules/}
+unpack_kernel()
+{
+	local pkg
+	pkg=$(kernel_package "$1")
+	(cd "$tmp" && fetch "$pkg")
+	dpkg-deb -x "$tmp/$pkg"_*.deb "$tmp/kernel"
+	mkdir -p "$2"
+	mv "$tmp"/kernel/boot/vmlinuz-* "$2/vmlinuz"
+	mv "$tmp"/kernel/boot/config-* "$2/config"
+	mv "$tmp"/kernel/lib/modules/* "$2/modules"
+}
+
+# modules_for DIR NAME...: paths of the modules and of what they need, in loading order
+modules_for()
+{
+	local dir=$1 name path dep
+	shift
+	for name in "$@"; do
+		path=$(find "$dir/kernel" -name "${name//[-_]/[-_]}.ko" | head -n 1)
+		[ -n "$path" ] || continue      # built into the kernel
+		case " ${loaded:-} " in *" $path "*) continue ;; esac
+		for dep in $(tr '\0' '\n' <"$path" | sed -n 's/^depends=//p' | tr ',' ' '); do
+			modules_for "$dir" "$dep"
+		done
+		loaded="${loaded:-} $path"
+		echo "$path"
+	done
+}
+
+# make_initrd MODULES_DIR FILE: busybox, the modules in order, our init
+make_initrd()
+{
+	local d=$tmp/initrd n=0 m
+	rm -rf "$d"
+	mkdir -p "$d"/{bin,dev,proc,sys,root,modules,run,tmp}
+	install -m 755 /bin/busybox "$d/bin/busybox"
+	install -m 755 "$here/init" "$d/init"
+	ln -s busybox "$d/bin/sh"
+	# crc32c is what ext4's journal asks for by name, without saying so in its dependencies
+	loaded=
+	while read -r m; do
+		install -m 644 "$m" "$d/modules/$(printf '%02d' $n)-$(basename "$m")"
+		n=$((n + 1))
+	done < <(modules_for "$1" virtio_mmio virtio_pci virtio_blk virtio-rng crc32c_generic ext4)
+	find "$d" -exec touch -hd "@$SOURCE_DATE_EPOCH" {} +
+	(cd "$d" && find . | sort | cpio -o -H newc --quiet -R 0:0 --reproducible) | gzip -9n >"$2"
+}
+
+# make_ext4 DIR FILE SIZE LABEL
+make_ext4()
+{
+	truncate -s "$3" "$2"
+	mke2fs -q -t ext4 -d "$1" -L "$4" -U 6d766d00-0000-4000-8000-000000000001 -m 0 \
+		-E hash_seed=6d766d00-0000-4000-8000-000000000002,lazy_itable_init=1,lazy_journal_init=1 "$2"
+	e2fsck -fn "$2" >/dev/null 2>&1 || die "e2fsck does not like the new $(basename "$2")"
+}
+
+piece_kernel()
+{
+	[ -e "$out/kernel/vmlinuz" ] || { say KERNEL "Debian cloud"
+		unpack_kernel cloud-amd64 "$tmp/done"
+		rm -rf "$out/kernel" && mv "$tmp/done" "$out/kernel"; }
+	ln -sfn kernel/vmlinuz "$out/vmlinuz"
+}
+
+piece_initrd()
+{
+	piece_kernel
+	[ ! -e "$out/initrd.img" ] || [ "$here/init" -nt "$out/initrd.img" ] || return 0
+	say INITRD initrd.img
+	make_initrd "$out/kernel/modules" "$tmp/initrd.img"
+	mv "$tmp/initrd.img" "$out/initrd.img"
+}
+
+piece_generic()
+{
+	[ -e "$out/generic/vmlinuz" ] || { say KERNEL "Debian generic"
+		unpack_kernel amd64 "$tmp/done"
+		rm -rf "$out/generic" && mv "$tmp/done" "$out/generic"; }
+	ln -sfn generic/vmlinuz "$out/vmlinuz-generic"
+	[ ! -e "$out/initrd-generic.img" ] || [ "$here/init" -nt "$out/initrd-generic.img" ] || return 0
+	say INITRD initrd-generic.img
+	make_initrd "$out/generic/modules" "$tmp/initrd.img"
+	mv "$tmp/initrd.img" "$out/initrd-generic.img"
+}
+
+# Runs as root or under fakeroot: root.tar to root.img
+pack_root()
+{
+	local d=$tmp/root
+	mkdir "$d"
+	tar -xf "$tmp/root.tar" -C "$d" --exclude './dev/*'
+	install -m 644 "$here/inittab" "$d/etc/inittab"
+	install -m 755 "$here/rc" "$d/etc/rc.mvm"
+	echo mvm >"$d/etc/hostname"
+	printf '127.0.0.1 localhost mvm\n' >"$d/etc/hosts"
+	printf '/dev/vda / ext4 defaults 0 1\n' >"$d/etc/fstab"
+	sed -i 's/^root:[^:]*:/root::/' "$d/etc/shadow"
+	: >"$d/etc/motd"
+	rm -f "$d/etc/machine-id" "$d/etc/resolv.conf"
+	make_ext4 "$d" "$tmp/root.img" 512M mvm-root
+}
+
+piece_root()
+{
+	local sources mode=root as=
+	[ ! -e "$out/root.img" ] || return 0
+	say ROOT "root.img (Debian $suite; this takes a minute)"
+	mapfile -t sources < <(grep -ls debian-archive-keyring /etc/apt/sources.list.d/*.sources;
+		ls /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null)
+	[ "${#sources[@]}" -gt 0 ] || die "found no Debian package source under /etc/apt"
+	[ "$(id -u)" = 0 ] || { mode=unshare; as=fakeroot; }
+	mmdebstrap --quiet --variant=minbase --mode=$mode --include=sysvinit-core,e2fsprogs,busybox-static \
+		--aptopt='APT::Install-Recommends "false"' --dpkgopt=force-unsafe-io \
+		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
+		--dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/info/*' \
+		$suite "$tmp/root.tar" "${sources[@]}" >"$tmp/log" 2>&1 </dev/null ||
+		{ tail -n 15 "$tmp/log" >&2; die "mmdebstrap failed (above)"; }
+	export tmp out here
+	export -f pack_root make_ext4 die
+	$as bash -euc pack_root
+	mv "$tmp/root.img" "$out/root.img"
+}
+
+pack_small()
+{
+	local d=$tmp/small a
+	mkdir -p "$d"/{bin,dev,etc,proc,sys,root,run,sbin,tmp,mnt}
+	install -m 755 /bin/busybox "$d/bin/busybox"
+	for a in $(/bin/busybox --list); do [ "$a" = busybox ] || ln -s busybox "$d/bin/$a"; done
+	ln -s ../bin/busybox "$d/sbin/init"
+	install -m 644 "$here/inittab.small" "$d/etc/inittab"
+	printf 'root::0:0:root:/root:/bin/sh\n' >"$d/etc/passwd"
+	printf 'root:x:0:\n' >"$d/etc/group"
+	printf 'small' >"$d/etc/hostname"
+	make_ext4 "$d" "$tmp/small.img" 192M mvm-small
+}
+
+piece_small()
+{
+	local as=
+	[ ! -e "$out/small.img" ] || return 0
+	say ROOT "small.img (busybox)"
+	[ "$(id -u)" = 0 ] || as=fakeroot
+	export tmp out here
+	export -f pack_small make_ext4 die
+	$as bash -euc pack_small
+	mv "$tmp/small.img" "$out/small.img"
+}
+
+piece_bench()
+{
+	local as=
+	[ ! -e "$out/bench.cpio" ] || return 0
+	[ -e "$bench_dir/Makefile" ] || {
+		echo "guest: SKIP: no benchmark sources in $bench_dir; set MVM_BENCH_DIR" >&2
+		return 0
+	}
+	say BENCH bench.cpio
+	[ "$(id -u)" = 0 ] || as=fakeroot
+	$as make -s -C "$bench_dir" OUT="$tmp/bench" >"$tmp/log" 2>&1 ||
+		{ tail -n 15 "$tmp/log" >&2; die "the benchmark did not build (above)"; }
+	gcc -O2 -w -o "$tmp/bench/hrun" "$bench_dir/hrun.c"
+	rm -rf "$out/bench" "$tmp/bench/root" && mv "$tmp/bench" "$out/bench"
+	mv "$out/bench/initrd.cpio" "$out/bench.cpio"
+}
+
+mkdir -p "$out"
+exec 9>"$out/.lock"
+flock 9
+[ $# -gt 0 ] || die "name a piece: kernel, generic, initrd, root, small, bench or all"
+[ "$1" != all ] || set -- kernel initrd generic small root bench
+for piece in "$@"; do
+	declare -F "piece_$piece" >/dev/null || die "no piece $piece"
+	tmp=$(mktemp -d "$out/.tmp.XXXXXX")
+	trap 'rm -rf "$tmp"' EXIT
+	"piece_$piece"
+	rm -rf "$tmp"
+done
