@@ -30,6 +30,7 @@ FUZZ_NAMES := $(filter-out replay,$(basename $(notdir $(sort $(wildcard tests/fu
 
 obj = $(patsubst %.c,$(O)/obj/%.o,$(1))
 LIB_OBJ := $(call obj,$(LIB_SRC)) $(if $(SAN),,$(O)/obj/tools/libc_shim.o)
+GUESTS := $(patsubst tests/guest/%.S,$(O)/guest-tests/%.elf,$(sort $(wildcard tests/guest/*.S)))
 REPLAYS := $(FUZZ_NAMES:%=$(O)/fuzz/%-replay)
 FUZZERS := $(FUZZ_NAMES:%=$(O)/fuzz/%)
 TEST_BINS := $(O)/mvm-test $(if $(ORACLE_SRC),$(O)/mvm-oracle) $(REPLAYS)
@@ -81,7 +82,7 @@ test: ## install what is missing, build, prepare the guests, then run every test
 	$(Q)scripts/guest.sh all
 	$(Q)scripts/test.sh $(O) $(SUITES)
 
-tests: $(TEST_BINS) ## build the test programs
+tests: $(TEST_BINS) $(GUESTS) ## build the test programs
 
 unit: $(O)/mvm-test ## build and run the unit, contract and conformance tests only (T=substring)
 	$(Q)$(O)/mvm-test $(T)
@@ -89,12 +90,12 @@ unit: $(O)/mvm-test ## build and run the unit, contract and conformance tests on
 san: ## unit tests under ASan, UBSan and TSan (glibc builds)
 	$(Q)for s in address undefined thread; do $(MAKE) SAN=$$s unit || exit 1; done
 
-e2e: all ## boot guests and look at what they print (T=substring)
+e2e: all $(GUESTS) ## boot guests and look at what they print (T=substring)
 	$(Q)scripts/setup.sh guest test
 	$(Q)scripts/guest.sh all
 	$(Q)python3 tests/e2e/run.py --mvm $(O)/mvm $(T)
 
-bench: all ## measure mvm beside QEMU and the host itself (BENCH=names, RUNS=3)
+bench: all $(GUESTS) ## measure mvm beside QEMU and the host itself (BENCH=names, RUNS=3)
 	$(Q)scripts/setup.sh guest bench
 	$(Q)scripts/guest.sh kernel bench
 	$(Q)python3 tests/bench/run.py --mvm $(O)/mvm $(if $(BENCH),--tests $(BENCH)) $(if $(RUNS),--runs $(RUNS))
@@ -227,9 +228,18 @@ $(FUZZERS): $(O)/fuzz/%: $(O)/fuzz-obj/tests/fuzz/%.o $(LIB_SRC:%.c=$(O)/fuzz-ob
 	$(Q)mkdir -p $(@D)
 	$(Q)clang -fsanitize=fuzzer,address -pthread -o $@ $(filter %.o,$^) $(LIBS)
 
-$(O)/mvm.1: doc/mvm.1.in scripts/man.awk $(O)/mvm
+# The bare guests of the end-to-end tests: ELF64 at 1 MiB, no C library.
+$(O)/guest-tests/%.elf: tests/guest/%.S tests/guest/tiny.h
+	$(call say,GUEST,$<)
+	$(Q)mkdir -p $(@D)
+	$(Q)gcc -nostdlib -static -no-pie -Wl,-Ttext-segment=0x100000,-z,max-page-size=4096,--build-id=none \
+		-o $@ $<
+
+$(O)/mvm.1: doc/mvm.1.in $(O)/mvm
 	$(call say,GEN,$@)
-	$(Q)$(O)/mvm --help | awk -v version=$(VERSION) -f scripts/man.awk - doc/mvm.1.in >$@
+	$(Q)$(O)/mvm --man-options >$@.options
+	$(Q)sed -e 's/@VERSION@/$(VERSION)/' -e '/@OPTIONS@/{r $@.options' -e 'd}' $< >$@
+	$(Q)rm $@.options
 
 # Linked tests and fuzzers are kept, so are their objects.
 .SECONDARY:
