@@ -47,13 +47,19 @@ enum {
 };
 
 struct op {
-	const char *name;  /* SDM mnemonic, lower case */
-	u8 map;            /* enum op_map in ops table: 0 one-byte, 1 0F, 2 0F38, 3 0F3A, then x87 D8-DF */
-	u8 opcode;
+	const char *name;  /* SDM mnemonic, lower case; "a/b/c" by size, see text.c */
+	u8 map;            /* enum op_map */
+	u8 opcode;         /* x87 maps: 0-7 = ModRM.reg of a memory form, else the ModRM byte */
 	u8 cls;            /* enum op_class */
 	u8 feature;        /* enum cpu_feature, 0: base */
 	u32 flags;         /* F_* */
-	u16 fl_read, fl_write, fl_undef; /* RFLAGS bits read, defined by, undefined after */
+	/* RFLAGS bits read, defined by, undefined after.  A bit that may also pass through unchanged
+	 * (a shift by CL = 0) is in fl_read too. */
+	u16 fl_read, fl_write, fl_undef;
+	u8 pp;             /* PP_*: which mandatory prefixes select the row */
+	u8 ext;            /* EXT_*: ModRM.reg digit, or the whole ModRM byte */
+	u8 lw;             /* LW_*: which VEX.L and W select it */
+	u8 spec[4];        /* enum op_spec: operands as in SDM vol 2 appendix A.2 */
 	union {
 		drv_fn drv;
 		insn_fn self;
