@@ -61,13 +61,20 @@ static void add(scmp_filter_ctx ctx, const struct rule *r)
 static scmp_filter_ctx compile(unsigned thread)
 {
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
+	int rc;
 
 	if (!ctx)
 		die("cannot start", "a filter", -ENOMEM);
+	/* libseccomp's default would end just the thread and leave a crippled process behind */
+	rc = seccomp_attr_set(ctx, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
+	if (rc < 0)
+		die("cannot set", "the action for other architectures", rc);
 	for (int i = 0; i < RULES; i++)
 		if (rules[i].threads & thread)
 			add(ctx, &rules[i]);
-	seccomp_attr_set(ctx, SCMP_FLTATR_CTL_OPTIMIZE, 2); /* a binary tree over the numbers */
+	rc = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_OPTIMIZE, 2); /* a binary tree over the numbers */
+	if (rc < 0)
+		die("cannot optimise", "a filter", rc);
 	return ctx;
 }
 
