@@ -74,9 +74,11 @@ struct tcg_cpu {
 	u8 flat;         /* bit per segment register: base 0, limit 4 GiB, access as data needs, no checks */
 	bool fp_live;    /* guest FP state is in the host's registers */
 	bool fp_ok_sse, fp_ok_avx, fp_ok_x87; /* CR0/CR4/XCR0 allow it now; else slow path decides #NM/#UD */
+	u8 soft_len;     /* length of the INT n, INT3, INTO or INT1 being delivered; exc.c clears it */
 	struct exc exc;
 	u64 code_rip;    /* RIP of offset 0 of the page the running block is in */
-	s32 budget;      /* blocks until timers are looked at again */
+	s32 budget;      /* instructions until timers are looked at again */
+	_Atomic u32 kicked; /* engine.kick: leave the running block, requests are waiting */
 
 	struct tlb *tlb;       /* data and fetch at the current CPL: &tlbs[bank][user] */
 	struct tlb *tlb_sup;   /* supervisor view (descriptor tables, TSS) of the same bank */
@@ -152,7 +154,8 @@ static inline const struct insn *insn_end(struct tcg_cpu *c, const struct insn *
 /* --- exc.c ---------------------------------------------------------------------------------- */
 enum event_kind { EV_INTR, EV_NMI, EV_EXC, EV_SOFT_INT /* INT n */, EV_SOFT_EXC /* INT3, INTO */, EV_ICEBP };
 /* Deliver through the IDT (or IVT); on entry s.rip is the address to push.  Handles nested faults up to
- * the double fault; false: triple fault (shutdown). */
+ * the double fault; false: triple fault (shutdown).  For EV_SOFT_INT, EV_SOFT_EXC and EV_ICEBP set
+ * c->soft_len before: if delivery faults, that fault is reported at the instruction's start. */
 bool exc_deliver(struct tcg_cpu *c, enum event_kind kind, u8 vector, bool has_error, u32 error);
 /* Deliver c->exc and clear it; false: triple fault. */
 bool exc_dispatch(struct tcg_cpu *c);
@@ -176,6 +179,8 @@ bool io_allowed(struct tcg_cpu *c, u16 port, unsigned size);
 const struct insn *native_exec(struct tcg_cpu *c, const struct insn *in);
 int native_init(struct tcg_cpu *c, struct err *e);
 void native_free(struct tcg_cpu *c);
+/* The calling thread's faults in stubs are c's from now on; fp_enter does it too. */
+void native_thread_init(struct tcg_cpu *c);
 /* Bring the guest's FP state from the host's registers into s.xsave and give the host its own back. */
 void fp_leave_slow(struct tcg_cpu *c);
 /* Load the guest's FP state into the host's registers. */
