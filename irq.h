@@ -63,7 +63,11 @@ void lapic_deliver(struct lapic *a, u8 mode, u8 vector, bool level_triggered);
 /* Route an interrupt message (MSI or IPI) to the matching local APICs of vcpus[]. */
 void lapic_route(struct vcpu **vcpus, u32 n, u32 dest, bool logical, u8 mode, u8 vector, bool level);
 
-/* The rest only on the owning vCPU's thread: */
+/* Level of the LINT0 (pin 0: the 8259's INTR) or LINT1 (pin 1: NMI) input.  Keeps VREQ_EXTINT equal to
+ * "LINT0 is high and set up as ExtINT". Any thread, no lock. */
+void lapic_set_lint(struct lapic *a, unsigned pin, bool level);
+
+/* The rest only on the owning vCPU's thread, machine.lock not held (an EOI may take it): */
 int lapic_pending(struct lapic *a);      /* highest deliverable vector above the priority, or -1 */
 void lapic_ack(struct lapic *a, u8 vector); /* IRR to ISR */
 bool lapic_accepts_extint(const struct lapic *a); /* LINT0 in ExtINT mode unmasked, or APIC disabled */
@@ -78,4 +82,4 @@ bool lapic_wrmsr(struct lapic *a, u32 msr, u64 v);
 u32 lapic_mmio_read(struct lapic *a, u32 off);
 void lapic_mmio_write(struct lapic *a, u32 off, u32 v);
 gpa_t lapic_base(const struct lapic *a); /* page address when enabled in xAPIC mode, or ~0 */
-void lapic_init_reset(struct lapic *a);  /* INIT or reset: everything but the APIC ID and base */
+void lapic_init_reset(struct lapic *a); /* INIT: everything but the APIC ID, base and mode */
