@@ -106,6 +106,7 @@ struct engine_env {
 	u64 tsc_khz;           /* of the host's TSC, which the guest sees */
 	u64 tcg_cache_bytes;   /* code cache of the software CPU */
 	bool interp_only;      /* --accel interp */
+	u32 irqchip_kind;      /* KVM: enum irqchip_kind of options.h */
 	void *engine_priv;
 };
 
@@ -193,6 +194,8 @@ struct cpuid_out {
 void cpuid_query(const struct vcpu *v, u32 leaf, u32 subleaf, struct cpuid_out *out);
 /* Is the feature in what we show?  (leaf, subleaf, register 0-3 = eax..edx, bit) */
 bool cpuid_has(u32 leaf, u32 subleaf, unsigned reg, unsigned bit);
+/* Does the vendor shown follow AMD where AMD and Intel differ (SYSCALL, SYSENTER)? */
+bool cpuid_is_amd(const struct vcpu *v);
 /* MSRs that are the same for both engines' models (not APIC, not FS/GS/TSC): false: #GP. */
 bool msr_read(struct vcpu *v, u32 msr, u64 *val);
 bool msr_write(struct vcpu *v, u32 msr, u64 val);

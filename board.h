@@ -1,0 +1,52 @@
+/* board.h - which devices the PC has, where, and on which lines: the inside of struct machine, shared
+ * by board.c (builds and describes it) and machine.c (runs it). */
+#pragma once
+
+#include "boot/boot.h"
+#include "devices/device.h"
+#include "devices/virtio/virtio.h"
+#include "machine.h"
+
+enum { DEVICES_MAX = 40 };
+
+enum run_state { RUN_NEW, RUN_RUNNING, RUN_STOPPED };
+
+struct image;
+
+struct machine {
+	/* const after machine_new */
+	const struct config *cfg; /* borrowed */
+	const struct engine *eng;
+	char eng_why[160];        /* why this engine */
+	struct memory mem;
+	struct bus pio, mmio;
+	struct loop *loop;
+	struct irqchip chip;
+	struct engine_env env;
+	struct vcpu *vcpus[CPUS_MAX];
+	u32 nr_vcpus;
+	struct device *dev[DEVICES_MAX]; /* board order */
+	u32 devs;
+	struct image *image[DISKS_MAX];
+	struct blk_setup blk[DISKS_MAX];
+	struct chardev *console;
+	struct boot_config boot;
+	int sigfd;
+
+	pthread_mutex_t lock; /* all device state; see house rules in doc/ARCHITECTURE.md */
+	/* owner: loop thread */
+	enum run_state run;
+	/* guard: lock */
+	u32 request;          /* bit per enum device_request waiting for the loop */
+	u32 debug_exit;
+	struct loop_work request_work;
+};
+
+/* device.request of every device; lock held, any thread. */
+void machine_request(void *ctx, enum device_request req, u32 arg);
+
+/* Create every device and map it.  On failure the caller frees what is in m->dev. */
+int board_build(struct machine *m, struct err *e);
+void board_free(struct machine *m);
+void board_reset(struct machine *m);
+struct device *board_find(const struct machine *m, const struct device_ops *ops);

@@ -1,0 +1,384 @@
+/* machine.c - life cycle: build, run, reset, stop.
+ *
+ * Threads: machine_new, machine_run and machine_free on the main thread, which is the loop thread.
+ * machine_request is called by devices with the lock held, on any thread, and only posts. */
+#include "board.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "devices/lapic.h"
+#include "host/tty.h"
+#include "kvm.h"
+#include "trace.h"
+
+enum { SIGNAL_STATUS = 128 };
+
+/* --- set-up -------------------------------------------------------------------------------------- */
+static int machine_pick_engine(struct machine *m, struct err *e)
+{
+	char why[120];
+	enum kvm_verdict verdict;
+
+	m->eng = m->cfg->accel == ACCEL_KVM ? &kvm_engine : &tcg_engine;
+	snprintf(m->eng_why, sizeof m->eng_why, "as asked by --accel");
+	if (m->cfg->accel != ACCEL_AUTO)
+		return 0;
+	verdict = kvm_probe(why, sizeof why);
+	if (verdict == KVM_HARDWARE)
+		m->eng = &kvm_engine;
+	snprintf(m->eng_why, sizeof m->eng_why, "%s", why);
+	if (!m->cfg->dry_run)
+		log_info("cpu", "%s: %s", verdict == KVM_HARDWARE ? "KVM" : "software CPU", why);
+	return 0;
+}
+
+static void machine_boot_config(struct machine *m)
+{
+	const struct config *cfg = m->cfg;
+	static const enum boot_entry entries[] = { [ENTRY_AUTO] = BOOT_AUTO, [ENTRY_64] = BOOT_64,
+						   [ENTRY_16] = BOOT_16 };
+
+	m->boot.kernel = cfg->kernel;
+	m->boot.initrd = cfg->initrd;
+	m->boot.cmdline = cfg->cmdline;
+	m->boot.bios = cfg->bios;
+	m->boot.entry = entries[cfg->entry];
+	m->boot.keep_compressed = cfg->entry != ENTRY_AUTO;
+	m->boot.has_disk = cfg->disks > 0;
+	m->boot.has_i8042 = true;
+	m->boot.serial_ports = 1;
+	m->boot.nr_vcpus = cfg->vcpus;
+}
+
+static int machine_vcpus(struct machine *m, struct err *e)
+{
+	for (u32 i = 0; i < m->cfg->vcpus; i++) {
+		struct vcpu *v = m->eng->vcpu_new(&m->env, i, e);
+
+		if (!v)
+			return e->code;
+		m->vcpus[m->nr_vcpus++] = v;
+		m->env.nr_vcpus = m->chip.nr_vcpus = m->nr_vcpus;
+		if (m->chip.ops == &irqchip_user_ops && !(v->apic = lapic_new(v, &m->env)))
+			return err_set(e, -ENOMEM, "vcpu%u: out of memory", i);
+	}
+	return 0;
+}
+
+/* Signals that end mvm arrive as reads of a descriptor, on the loop. */
+static int machine_signals(struct machine *m, struct err *e)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGHUP);
+	pthread_sigmask(SIG_BLOCK, &set, NULL); /* vCPU and disk threads inherit it */
+	signal(SIGPIPE, SIG_IGN);               /* a closed pipe is an error of write */
+	m->sigfd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (m->sigfd < 0)
+		return err_set(e, -errno, "signals: cannot open a signalfd (%s)", strerror(errno));
+	return 0;
+}
+
+static void machine_env(struct machine *m)
+{
+	m->env = (struct engine_env){ .mem = &m->mem, .pio = &m->pio, .mmio = &m->mmio,
+				      .chip = &m->chip, .loop = m->loop, .lock = &m->lock,
+				      .vcpus = m->vcpus, .tsc_khz = host_tsc_khz(),
+				      .tcg_cache_bytes = m->cfg->tcg_cache_bytes,
+				      .irqchip_kind = m->cfg->irqchip,
+				      .interp_only = m->cfg->accel == ACCEL_INTERP };
+	m->chip.ops = &irqchip_user_ops;
+	m->chip.vcpus = m->vcpus;
+}
+
+static void machine_vcpu_exit(void *arg);
+
+static int machine_build(struct machine *m, struct err *e)
+{
+	struct cpu_state bsp;
+	int rc;
+
+	rc = machine_signals(m, e);
+	if (rc == 0)
+		rc = machine_pick_engine(m, e);
+	trace_mark("engine chosen");
+	if (rc == 0)
+		rc = memory_init(&m->mem, m->cfg->mem_bytes, e);
+	if (rc < 0)
+		return rc;
+	m->loop = loop_new(&m->lock, false, e);
+	if (!m->loop)
+		return e->code;
+	machine_env(m);
+	trace_mark("memory and loop");
+	rc = 0;
+	if (m->cfg->serial != SERIAL_NONE)
+		rc = serial_end_open(&m->console, m->loop, m->cfg->serial_path, e);
+	if (rc == 0)
+		rc = board_build(m, e);
+	trace_mark("devices");
+	cpu_state_reset(&bsp, true);
+	if (rc == 0)
+		rc = boot_load(&m->boot, &m->mem, &bsp, e);
+	trace_mark("kernel loaded");
+	if (rc == 0)
+		rc = m->eng->init(&m->env, e);
+	if (rc == 0)
+		rc = machine_vcpus(m, e);
+	if (rc < 0)
+		return rc;
+	m->vcpus[0]->s = bsp;
+	for (u32 i = 0; i < m->nr_vcpus; i++)
+		m->vcpus[i]->exit_work = (struct loop_work){ machine_vcpu_exit, m->vcpus[i], NULL, 0 };
+	trace_mark("vCPUs");
+	return 0;
+}
+
+struct machine *machine_new(const struct config *cfg, struct err *e)
+{
+	struct machine *m = calloc(1, sizeof *m);
+
+	if (!m) {
+		err_set(e, -ENOMEM, "machine: out of memory");
+		return NULL;
+	}
+	m->cfg = cfg;
+	m->sigfd = -1;
+	pthread_mutex_init(&m->lock, NULL);
+	bus_init(&m->pio, "pio", &m->lock);
+	bus_init(&m->mmio, "mmio", &m->lock);
+	machine_boot_config(m);
+	if (machine_build(m, e) < 0) {
+		machine_free(m);
+		return NULL;
+	}
+	return m;
+}
+
+/* --- requests of devices and vCPUs --------------------------------------------------------------- */
+static void machine_stop(struct machine *m, int status)
+{
+	m->run = RUN_STOPPED;
+	loop_stop(m->loop, status);
+}
+
+/* Put RAM back to zero, devices and vCPUs to power-on, and load the kernel again.  The vCPUs are
+ * parked, the lock is held. */
+static int machine_reload(struct machine *m, struct err *e)
+{
+	struct cpu_state bsp;
+	int rc;
+
+	for (u32 i = 0; i < m->mem.n; i++)
+		if (!m->mem.region[i].rom)
+			madvise(m->mem.region[i].host, m->mem.region[i].bytes, MADV_DONTNEED);
+	board_reset(m);
+	cpu_state_reset(&bsp, true);
+	rc = boot_load(&m->boot, &m->mem, &bsp, e);
+	for (u32 i = 0; i < m->nr_vcpus; i++) {
+		struct vcpu *v = m->vcpus[i];
+
+		atomic_fetch_and(&v->req, (u32)VREQ_PAUSE);
+		v->s = bsp;
+		if (i)
+			cpu_state_reset(&v->s, false);
+		v->s.tsc_offset = -host_rdtsc();
+		if (v->apic)
+			lapic_power_on(v->apic);
+	}
+	return rc;
+}
+
+/* A vCPU may be waiting for the lock inside a device access, so it is let go while they park. */
+static void machine_reset(struct machine *m)
+{
+	struct err e;
+	int rc;
+
+	if (!m->cfg->restart) {
+		log_info("machine", "guest reset; ending (--on-reboot restart would start it again)");
+		return machine_stop(m, EXIT_OK);
+	}
+	log_info("machine", "guest reset; starting again");
+	pthread_mutex_unlock(&m->lock);
+	vcpus_pause(m->vcpus, m->nr_vcpus);
+	pthread_mutex_lock(&m->lock);
+	m->request = 0;
+	rc = machine_reload(m, &e);
+	if (rc < 0) {
+		log_err("machine", "cannot start again: %s", e.text);
+		return machine_stop(m, EXIT_HOST);
+	}
+	vcpus_resume(m->vcpus, m->nr_vcpus);
+}
+
+static void machine_do_requests(void *arg)
+{
+	struct machine *m = arg;
+	u32 request = m->request;
+
+	m->request = 0;
+	if (m->run != RUN_RUNNING)
+		return;
+	if (request & BIT(DEV_DEBUG_EXIT))
+		return machine_stop(m, (int)((m->debug_exit << 1 | 1) & 0xff));
+	if (request & BIT(DEV_POWEROFF)) {
+		log_info("machine", "guest powered off");
+		return machine_stop(m, EXIT_OK);
+	}
+	if (request & BIT(DEV_RESET))
+		machine_reset(m);
+}
+
+void machine_request(void *ctx, enum device_request req, u32 arg)
+{
+	struct machine *m = ctx;
+
+	if (req == DEV_BOOT_MARK) {
+		if (m->cfg->boot_trace)
+			trace_guest_mark();
+		return;
+	}
+	if (req == DEV_A20) /* the gate is always open: nothing since the 80286 needs it shut */
+		return;
+	if (req == DEV_DEBUG_EXIT)
+		m->debug_exit = arg;
+	m->request |= BIT(req);
+	/* No vCPU may run far past the instruction that asked. */
+	if (req == DEV_RESET || req == DEV_POWEROFF || req == DEV_DEBUG_EXIT)
+		for (u32 i = 0; i < m->nr_vcpus; i++)
+			vcpu_request(m->vcpus[i], VREQ_PAUSE);
+	loop_post(m->loop, &m->request_work);
+}
+
+static bool machine_all_dead(const struct machine *m)
+{
+	for (u32 i = 0; i < m->nr_vcpus; i++)
+		if (!m->vcpus[i]->dead_halt && m->vcpus[i]->s.mp_state != MP_WAIT_SIPI)
+			return false;
+	return true;
+}
+
+static void machine_crash(struct machine *m, struct vcpu *v)
+{
+	static char text[1024];
+
+	pthread_mutex_unlock(&m->lock);
+	vcpus_pause(m->vcpus, m->nr_vcpus);
+	pthread_mutex_lock(&m->lock);
+	cpu_state_text(&v->s, text, sizeof text);
+	log_err("cpu", "vcpu%u cannot go on: %s", v->index, v->crash);
+	for (char *line = text, *save; (line = strtok_r(line, "\n", &save)); line = NULL)
+		log_err("cpu", "%s", line);
+	machine_stop(m, EXIT_GUEST);
+}
+
+/* A vCPU stopped for a reason of its own; on the loop thread, lock held. */
+static void machine_vcpu_exit(void *arg)
+{
+	struct vcpu *v = arg;
+	struct machine *m = container_of(v->env, struct machine, env);
+
+	if (m->run != RUN_RUNNING)
+		return;
+	switch ((enum vexit)v->exit_why) {
+	case VEXIT_RESET:
+		log_info("machine", "vcpu%u: triple fault", v->index);
+		machine_reset(m);
+		break;
+	case VEXIT_CRASH:
+		machine_crash(m, v);
+		break;
+	case VEXIT_HALT:
+		if (!machine_all_dead(m))
+			break;
+		log_err("machine", "guest halted with interrupts off; nothing can wake it, ending");
+		machine_stop(m, EXIT_GUEST);
+		break;
+	case VEXIT_KICK:
+		break;
+	}
+}
+
+/* --- running --------------------------------------------------------------------------------------- */
+static void machine_signal(void *arg, u32 events)
+{
+	struct machine *m = arg;
+	struct signalfd_siginfo si;
+
+	if (read(m->sigfd, &si, sizeof si) != sizeof si)
+		return;
+	log_info("machine", "signal %u; ending", si.ssi_signo);
+	machine_stop(m, SIGNAL_STATUS + (int)si.ssi_signo);
+}
+
+/* The user pressed Ctrl-A x; loop thread. */
+static void machine_leave(void *ctx)
+{
+	machine_stop(ctx, EXIT_OK);
+}
+
+int machine_run(struct machine *m)
+{
+	struct err e;
+	int rc = loop_fd_add(m->loop, m->sigfd, EPOLLIN, machine_signal, m);
+	int status;
+
+	ASSERT(rc == 0);
+	m->run = RUN_RUNNING;
+	m->request_work = (struct loop_work){ .fn = machine_do_requests, .arg = m };
+	for (u32 i = 0; i < m->nr_vcpus; i++)
+		m->vcpus[i]->s.tsc_offset = -host_rdtsc();
+	serial_end_start(m->console, machine_leave, m);
+	for (u32 i = 0; i < m->nr_vcpus; i++) {
+		rc = vcpu_start(m->vcpus[i], &e);
+		if (rc < 0) {
+			log_err("machine", "%s", e.text);
+			return EXIT_HOST;
+		}
+	}
+	trace_mark("vCPU threads started");
+	if (m->cfg->boot_trace)
+		trace_print();
+	status = loop_run(m->loop);
+	for (u32 i = 0; i < m->nr_vcpus; i++)
+		vcpu_stop(m->vcpus[i]);
+	if (m->cfg->stats && m->eng->stats)
+		m->eng->stats(&m->env);
+	return status;
+}
+
+void machine_free(struct machine *m)
+{
+	if (!m)
+		return;
+	for (u32 i = 0; i < m->nr_vcpus; i++)
+		vcpu_stop(m->vcpus[i]);
+	pthread_mutex_lock(&m->lock);
+	for (u32 i = 0; i < m->devs; i++)
+		if (m->dev[i]->ops->quiesce)
+			m->dev[i]->ops->quiesce(m->dev[i]);
+	pthread_mutex_unlock(&m->lock);
+	board_free(m);
+	serial_end_close(m->console);
+	for (u32 i = 0; i < m->nr_vcpus; i++) {
+		lapic_free(m->vcpus[i]->apic);
+		m->eng->vcpu_free(m->vcpus[i]);
+	}
+	if (m->env.engine_priv)
+		m->eng->free(&m->env);
+	loop_free(m->loop);
+	memory_free(&m->mem);
+	if (m->sigfd >= 0)
+		close(m->sigfd);
+	free(m);
+}
