@@ -1,0 +1,351 @@
+/* acpi.c - the ACPI tables: RSDP, RSDT, XSDT, FADT, FACS, MADT and a DSDT that names the devices a
+ * kernel cannot probe for.  Full hardware ACPI: PM1 registers, PM timer and SCI as devices/chipset.h has
+ * them; ACPI mode is always on.
+ * Source: ACPI 6.4 §5.2 "ACPI System Description Tables", §8.4 "Declaring Processors". */
+#include "parts.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "../devices/chipset.h"
+#include "aml.h"
+
+enum { TABLES_BYTES = LOW_RSDP - LOW_ACPI, HEAD_BYTES = 36, RSDP_BYTES = 36, RSDP_V1_BYTES = 20 };
+enum { FADT_BYTES = 276, FACS_BYTES = 64 };
+enum { SUM_OFF = 9, RSDP_SUM_OFF = 8, RSDP_EXT_SUM_OFF = 32 };
+
+/* FADT "Fixed ACPI Description Table Fixed Feature Flags" */
+enum { FADT_WBINVD = 1 << 0, FADT_PROC_C1 = 1 << 2, FADT_SLP_BUTTON = 1 << 5, FADT_FIX_RTC = 1 << 6,
+       FADT_TMR_VAL_EXT = 1 << 8, FADT_RESET_REG_SUP = 1 << 10, FADT_HEADLESS = 1 << 12 };
+/* FADT "IA-PC Boot Architecture Flags" */
+enum { IAPC_LEGACY = 1 << 0, IAPC_8042 = 1 << 1, IAPC_NO_VGA = 1 << 2 };
+enum { MADT_PCAT_COMPAT = 1, MADT_ENABLED = 1 };
+enum { INTI_ACTIVE_HIGH = 1, INTI_LEVEL = 3 << 2 };
+enum { X2APIC_FIRST_ID = 255, ALL_PROCESSORS_8 = 0xff };
+
+/* All tables but the RSDP, as they will lie at LOW_ACPI. */
+struct tables {
+	u32 len;
+	bool full;
+	u32 list[8]; /* guest addresses for RSDT and XSDT */
+	u32 n;
+	u8 buf[TABLES_BYTES];
+};
+
+static u8 checksum(const u8 *p, u32 len)
+{
+	u8 sum = 0;
+
+	while (len--)
+		sum += *p++;
+	return (u8)-sum;
+}
+
+/* Append bytes; their place, or a dummy when full (the caller sees t->full at the end). */
+static u8 *append(struct tables *t, u32 n)
+{
+	u8 *p = t->buf + t->len;
+
+	if (n > sizeof t->buf - t->len) {
+		t->full = true;
+		return t->buf;
+	}
+	t->len += n;
+	return p;
+}
+
+static u32 address(const struct tables *t, const u8 *p)
+{
+	return LOW_ACPI + (u32)(p - t->buf);
+}
+
+/* Begin a table on a 16-byte boundary. */
+static u8 *begin(struct tables *t, const char *signature, u8 revision)
+{
+	append(t, (u32)(ALIGN_UP(t->len, 16) - t->len));
+	u8 *p = append(t, HEAD_BYTES);
+
+	memcpy(p, signature, 4);
+	p[8] = revision;
+	memcpy(p + 10, "MVM   MVMPC   ", 14);
+	st32(p + 24, 1);
+	memcpy(p + 28, "MVM ", 4);
+	st32(p + 32, 1);
+	return p;
+}
+
+/* Everything appended since begin belongs to the table at p. */
+static void end(struct tables *t, u8 *p)
+{
+	u32 len = t->len - (u32)(p - t->buf);
+
+	st32(p + 4, len);
+	if (!t->full)
+		p[SUM_OFF] = checksum(p, len);
+}
+
+static void list(struct tables *t, const u8 *p)
+{
+	ASSERT(t->n < ARRAY_LEN(t->list));
+	t->list[t->n++] = address(t, p);
+}
+
+/* --- DSDT -------------------------------------------------------------------------------------- */
+static void put_isa_device(struct aml *a, const char *name, const char *hid, u32 uid, struct aml_crs *crs)
+{
+	aml_device(a, name);
+	aml_name_eisaid(a, "_HID", hid);
+	aml_name_int(a, "_UID", uid);
+	aml_name_crs(a, crs);
+	aml_end(a);
+}
+
+static void put_serial(struct aml *a, u32 nr)
+{
+	static const struct {
+		u16 port;
+		u8 irq;
+	} com[] = { { COM1_PORT, COM1_GSI }, { COM2_PORT, COM2_GSI }, { COM3_PORT, COM1_GSI },
+		    { COM4_PORT, COM2_GSI } };
+
+	for (u32 i = 0; i < MIN(nr, ARRAY_LEN(com)); i++) {
+		const char name[] = { 'C', 'O', 'M', (char)('1' + i), 0 };
+		struct aml_crs crs = { 0 };
+
+		aml_crs_io(&crs, com[i].port, COM_PORTS);
+		aml_crs_isa_irq(&crs, com[i].irq);
+		put_isa_device(a, name, "PNP0501", i + 1, &crs);
+	}
+}
+
+static void put_pc_devices(struct aml *a, const struct boot_config *c)
+{
+	struct aml_crs rtc = { 0 }, kbd = { 0 }, aux = { 0 };
+
+	put_serial(a, c->serial_ports);
+	aml_crs_io(&rtc, RTC_PORT, RTC_PORTS);
+	aml_crs_isa_irq(&rtc, RTC_GSI);
+	put_isa_device(a, "RTC_", "PNP0B00", 0, &rtc);
+	if (!c->has_i8042)
+		return;
+	aml_crs_io(&kbd, I8042_DATA_PORT, 1);
+	aml_crs_io(&kbd, I8042_CMD_PORT, 1);
+	aml_crs_isa_irq(&kbd, I8042_KBD_GSI);
+	put_isa_device(a, "KBD_", "PNP0303", 0, &kbd);
+	aml_crs_isa_irq(&aux, I8042_AUX_GSI);
+	put_isa_device(a, "AUX_", "PNP0F13", 0, &aux);
+}
+
+/* "LNRO0005" is what Linux's virtio_mmio driver matches (drivers/virtio/virtio_mmio.c). */
+static void put_virtio(struct aml *a, const struct boot_config *c)
+{
+	for (u32 i = 0; i < c->nr_slots; i++) {
+		char name[8];
+		struct aml_crs crs = { 0 };
+
+		snprintf(name, sizeof name, "VR%02X", i & 0xff);
+		aml_crs_memory(&crs, (u32)c->slot[i].base, c->slot[i].len);
+		aml_crs_irq(&crs, c->slot[i].gsi);
+		aml_device(a, name);
+		aml_name_str(a, "_HID", "LNRO0005");
+		aml_name_int(a, "_UID", i);
+		aml_name_int(a, "_CCA", 1);
+		aml_name_crs(a, &crs);
+		aml_end(a);
+	}
+}
+
+static void put_processors(struct aml *a, u32 n)
+{
+	for (u32 i = 0; i < n; i++) {
+		char name[8];
+
+		snprintf(name, sizeof name, "C%03X", i & 0xfff);
+		aml_device(a, name);
+		aml_name_str(a, "_HID", "ACPI0007");
+		aml_name_int(a, "_UID", i); /* as in the MADT */
+		aml_end(a);
+	}
+}
+
+static u32 put_dsdt(struct tables *t, const struct boot_config *c)
+{
+	static const u8 s5[4] = { ACPI_SLP_TYP_S5, ACPI_SLP_TYP_S5, 0, 0 };
+	u8 *p = begin(t, "DSDT", 2);
+	struct aml a = { .buf = t->buf + t->len, .cap = (u32)sizeof t->buf - t->len };
+
+	aml_name_ints(&a, "_S5_", s5, sizeof s5);
+	aml_scope(&a, "\\_SB_");
+	put_pc_devices(&a, c);
+	put_virtio(&a, c);
+	put_processors(&a, c->nr_vcpus);
+	aml_end(&a);
+	t->full |= a.full;
+	append(t, a.len);
+	end(t, p);
+	return address(t, p);
+}
+
+/* --- FACS, FADT -------------------------------------------------------------------------------- */
+static u32 put_facs(struct tables *t)
+{
+	append(t, (u32)(ALIGN_UP(t->len, 64) - t->len));
+	u8 *p = append(t, FACS_BYTES);
+
+	memcpy(p, "FACS", 4);
+	st32(p + 4, FACS_BYTES);
+	p[32] = 2; /* version */
+	return address(t, p);
+}
+
+/* Generic Address Structure for an I/O port (§5.2.3.2); access 1 byte, 2 word, 3 dword. */
+static void put_gas(u8 *p, u16 port, u8 bits, u8 access)
+{
+	p[0] = 1;
+	p[1] = bits;
+	p[3] = access;
+	st64(p + 4, port);
+}
+
+static void put_fadt(struct tables *t, const struct boot_config *c, u32 facs, u32 dsdt)
+{
+	u8 *p = begin(t, "FACP", 6);
+
+	append(t, FADT_BYTES - HEAD_BYTES);
+	st32(p + 36, facs);
+	st32(p + 40, dsdt);
+	st16(p + 46, ACPI_SCI_GSI);
+	st32(p + 56, ACPI_PM1_EVT_PORT);
+	st32(p + 64, ACPI_PM1_CNT_PORT);
+	st32(p + 76, ACPI_PM_TMR_PORT);
+	p[88] = ACPI_PM1_EVT_BYTES;
+	p[89] = ACPI_PM1_CNT_BYTES;
+	p[91] = ACPI_PM_TMR_BYTES;
+	st16(p + 96, 0xffff); /* C2 and C3 latencies: no such states */
+	st16(p + 98, 0xffff);
+	p[108] = 0x32;        /* CMOS index of the century */
+	st16(p + 109, IAPC_LEGACY | IAPC_NO_VGA | (c->has_i8042 ? IAPC_8042 : 0));
+	st32(p + 112, FADT_WBINVD | FADT_PROC_C1 | FADT_SLP_BUTTON | FADT_FIX_RTC | FADT_TMR_VAL_EXT |
+		      FADT_RESET_REG_SUP | FADT_HEADLESS);
+	put_gas(p + 116, ACPI_RESET_PORT, 8, 1);
+	p[128] = ACPI_RESET_VALUE;
+	p[131] = 4; /* minor version: ACPI 6.4 */
+	st64(p + 140, dsdt); /* X_FIRMWARE_CTRL at 132 stays 0: FIRMWARE_CTRL holds it (§5.2.9) */
+	put_gas(p + 148, ACPI_PM1_EVT_PORT, 8 * ACPI_PM1_EVT_BYTES, 2);
+	put_gas(p + 172, ACPI_PM1_CNT_PORT, 8 * ACPI_PM1_CNT_BYTES, 2);
+	put_gas(p + 208, ACPI_PM_TMR_PORT, 8 * ACPI_PM_TMR_BYTES, 3);
+	memcpy(p + 268, "MVM", 3); /* hypervisor vendor identity */
+	end(t, p);
+	list(t, p);
+}
+
+/* --- MADT -------------------------------------------------------------------------------------- */
+static void put_local_apic(struct tables *t, u32 id)
+{
+	if (id < X2APIC_FIRST_ID) {
+		u8 *p = append(t, 8);
+
+		memcpy(p, (u8[]){ 0, 8, (u8)id, (u8)id, MADT_ENABLED, 0, 0, 0 }, 8);
+	} else {
+		u8 *p = append(t, 16);
+
+		p[0] = 9;
+		p[1] = 16;
+		st32(p + 4, id);
+		st32(p + 8, MADT_ENABLED);
+		st32(p + 12, id);
+	}
+}
+
+static void put_override(struct tables *t, u8 irq, u32 gsi, u16 flags)
+{
+	u8 *p = append(t, 10);
+
+	p[0] = 2;
+	p[1] = 10;
+	p[3] = irq;
+	st32(p + 4, gsi);
+	st16(p + 8, flags);
+}
+
+static void put_madt(struct tables *t, u32 nr_vcpus)
+{
+	u8 *p = begin(t, "APIC", 5), *q;
+
+	append(t, 8);
+	st32(p + 36, LAPIC_BASE);
+	st32(p + 40, MADT_PCAT_COMPAT);
+	for (u32 i = 0; i < nr_vcpus; i++)
+		put_local_apic(t, i);
+	q = append(t, 12); /* the IOAPIC, id 0, GSI 0 and up */
+	q[0] = 1;
+	q[1] = 12;
+	st32(q + 4, IOAPIC_BASE);
+	put_override(t, PIT_GSI, 2, 0); /* the timer is on pin 2, as on every PC */
+	put_override(t, ACPI_SCI_GSI, ACPI_SCI_GSI, INTI_ACTIVE_HIGH | INTI_LEVEL);
+	q = append(t, 6); /* NMI on LINT1 of every CPU */
+	memcpy(q, (u8[]){ 4, 6, ALL_PROCESSORS_8, 0, 0, 1 }, 6);
+	if (nr_vcpus > X2APIC_FIRST_ID) {
+		q = append(t, 12);
+		q[0] = 10;
+		q[1] = 12;
+		st32(q + 4, 0xffffffff);
+		q[8] = 1;
+	}
+	end(t, p);
+	list(t, p);
+}
+
+/* --- RSDT, XSDT, RSDP ---------------------------------------------------------------------------- */
+static u32 put_root(struct tables *t, const char *signature, u32 entry_bytes)
+{
+	u8 *p = begin(t, signature, 1);
+
+	for (u32 i = 0; i < t->n; i++) {
+		u8 *q = append(t, entry_bytes); /* the spare high half of an XSDT entry is zero already */
+
+		st32(q, t->list[i]);
+	}
+	end(t, p);
+	return address(t, p);
+}
+
+static void put_rsdp(struct loader *l, u32 rsdt, u32 xsdt)
+{
+	u8 p[RSDP_BYTES] = "RSD PTR ";
+
+	memcpy(p + 9, "MVM   ", 6);
+	p[15] = 2;
+	st32(p + 16, rsdt);
+	st32(p + 20, RSDP_BYTES);
+	st64(p + 24, xsdt);
+	p[RSDP_SUM_OFF] = checksum(p, RSDP_V1_BYTES);
+	p[RSDP_EXT_SUM_OFF] = checksum(p, RSDP_BYTES);
+	boot_put(l, LOW_RSDP, p, sizeof p);
+	l->rsdp = LOW_RSDP;
+}
+
+int acpi_put(struct loader *l, struct err *e)
+{
+	struct tables *t = calloc(1, sizeof *t);
+	u32 facs, dsdt, rsdt, xsdt;
+	int rc = 0;
+
+	if (!t)
+		return err_set(e, -ENOMEM, "ACPI tables: no host memory");
+	facs = put_facs(t);
+	dsdt = put_dsdt(t, l->c);
+	put_fadt(t, l->c, facs, dsdt);
+	put_madt(t, l->c->nr_vcpus);
+	rsdt = put_root(t, "RSDT", 4);
+	xsdt = put_root(t, "XSDT", 8);
+	if (t->full) {
+		rc = err_set(e, -ENOSPC, "ACPI tables: %u CPUs and %u devices do not fit in 64 KiB; give fewer",
+			     l->c->nr_vcpus, l->c->nr_slots);
+	} else {
+		boot_put(l, LOW_ACPI, t->buf, t->len);
+		put_rsdp(l, rsdt, xsdt);
+	}
+	free(t);
+	return rc;
+}

@@ -1,0 +1,51 @@
+/* boot.h - puts a guest into memory: Linux bzImage (64-bit, 32-bit and 16-bit entry), ELF kernels by
+ * the Linux 64-bit protocol or PVH, multiboot kernels, or firmware; with the tables all of them read
+ * (e820, ACPI, MP) and the boot vCPU's first registers.
+ *
+ * Runs at set-up, single-threaded, before engine.init (--bios adds a ROM region to the memory). */
+#pragma once
+
+#include "../base.h"
+#include "../memory.h"
+#include "../vcpu.h"
+
+enum boot_entry {
+	BOOT_AUTO, /* the best the kernel offers: 64-bit, else 32-bit; PVH or multiboot for others */
+	BOOT_64,   /* Linux 64-bit protocol */
+	BOOT_32,   /* Linux 32-bit protocol */
+	BOOT_16,   /* the kernel's own real-mode set-up code, on a few BIOS calls of ours */
+	BOOT_PVH,
+};
+
+/* One virtio-mmio slot that has a device. */
+struct boot_slot {
+	gpa_t base;
+	u32 len;
+	u32 gsi;
+};
+
+enum { BOOT_SLOTS_MAX = 64, BOOT_CMDLINE_MAX = 64 << 10 };
+
+struct boot_config {
+	const char *kernel;  /* path; NULL only with bios */
+	const char *initrd;  /* path or NULL */
+	const char *cmdline; /* the user's words or NULL */
+	const char *bios;    /* path: boot firmware instead of a kernel; or NULL */
+	enum boot_entry entry;
+	bool keep_compressed; /* let a bzImage unpack itself */
+	bool has_disk;        /* there is a /dev/vda */
+	bool has_i8042;       /* there is a keyboard controller */
+	u32 serial_ports;     /* COM1.. present, 0-4 */
+	u32 nr_vcpus;         /* APIC IDs are 0 to nr_vcpus - 1 */
+	u32 nr_slots;
+	struct boot_slot slot[BOOT_SLOTS_MAX];
+};
+
+/* Load everything into m, whose RAM must be zero, and change *bsp from its power-on state
+ * (cpu_state_reset) to the entry state.  0, or -errno with *e.  May be called again after a reset
+ * with the same m, zeroed: a firmware ROM region is then found and refilled. */
+int boot_load(const struct boot_config *c, struct memory *m, struct cpu_state *bsp, struct err *e);
+
+/* The kernel command line: our defaults, then the user's words, which win.  Returns its length, or
+ * -ENOSPC when it does not fit in n bytes with its NUL. */
+int boot_cmdline(char *buf, size_t n, const struct boot_config *c);

@@ -1,0 +1,130 @@
+/* mptable.c - the MP floating pointer and configuration table, for kernels without ACPI.
+ * Source: Intel MultiProcessor Specification 1.4, chapter 4. */
+#include "parts.h"
+
+#include <stdlib.h>
+
+#include "../devices/chipset.h"
+
+enum { FLOATING_BYTES = 16, HEAD_BYTES = 44, TABLE_MAX = LOW_STUB - LOW_MP };
+enum { ENTRY_CPU = 0, ENTRY_BUS = 1, ENTRY_IOAPIC = 2, ENTRY_IO_INT = 3, ENTRY_LOCAL_INT = 4 };
+enum { INT = 0, NMI = 1, EXTINT = 3 };
+enum { CPU_ENABLED = 1, CPU_BOOT = 2, LAPIC_VERSION = 0x14, IOAPIC_VERSION = 0x11, ISA_BUS = 0 };
+enum { CPU_FAMILY_6 = 6 << 8, FEATURE_FPU = 1, FEATURE_APIC = 1 << 9 };
+enum { FLAGS_BUS = 0, FLAGS_LEVEL_HIGH = 1 | 3 << 2 };
+enum { ISA_IRQS = 16, CASCADE_IRQ = 2, ALL_LAPICS = 0xff, APIC_IDS = 255 };
+
+struct table {
+	u32 len, entries;
+	u8 buf[TABLE_MAX];
+};
+
+static u8 *append(struct table *t, u32 n)
+{
+	u8 *p = t->buf + t->len;
+
+	ASSERT(n <= sizeof t->buf - t->len);
+	t->len += n;
+	t->entries++;
+	return p;
+}
+
+static void put_cpu(struct table *t, u32 id)
+{
+	u8 *p = append(t, 20);
+
+	p[0] = ENTRY_CPU;
+	p[1] = (u8)id;
+	p[2] = LAPIC_VERSION;
+	p[3] = CPU_ENABLED | (id == 0 ? CPU_BOOT : 0);
+	st32(p + 4, CPU_FAMILY_6); /* kernels ask CPUID itself, not these */
+	st32(p + 8, FEATURE_FPU | FEATURE_APIC);
+}
+
+static void put_int(struct table *t, u8 entry, u8 type, u16 flags, u8 irq, u8 dest, u8 pin)
+{
+	u8 *p = append(t, 8);
+
+	p[0] = entry;
+	p[1] = type;
+	st16(p + 2, flags);
+	p[4] = ISA_BUS;
+	p[5] = irq;
+	p[6] = dest;
+	p[7] = pin;
+}
+
+/* The 8259's interrupts are wired one to one, but the timer, whose pin is 2.  GSIs that no ISA bus has
+ * are given as if it had them: Linux then takes the number for the IRQ. */
+static void put_interrupts(struct table *t, u8 ioapic_id)
+{
+	for (u8 irq = 0; irq < IOAPIC_PINS; irq++) {
+		u16 flags = irq >= ISA_IRQS || irq == ACPI_SCI_GSI ? FLAGS_LEVEL_HIGH : FLAGS_BUS;
+
+		if (irq != CASCADE_IRQ)
+			put_int(t, ENTRY_IO_INT, INT, flags, irq, ioapic_id, irq == PIT_GSI ? 2 : irq);
+	}
+	put_int(t, ENTRY_LOCAL_INT, EXTINT, FLAGS_BUS, 0, 0, 0);
+	put_int(t, ENTRY_LOCAL_INT, NMI, FLAGS_BUS, 0, ALL_LAPICS, 1);
+}
+
+static u8 checksum(const u8 *p, u32 len)
+{
+	u8 sum = 0;
+
+	while (len--)
+		sum += *p++;
+	return (u8)-sum;
+}
+
+static void finish(struct table *t)
+{
+	u8 *p = t->buf;
+
+	memcpy(p, "PCMP", 4);
+	st16(p + 4, (u16)t->len);
+	p[6] = 4; /* specification revision 1.4 */
+	memcpy(p + 8, "MVM     MVMPC       ", 20);
+	st16(p + 34, (u16)t->entries);
+	st32(p + 36, LAPIC_BASE);
+	p[7] = checksum(p, t->len);
+}
+
+static void put_floating(struct loader *l)
+{
+	u8 p[FLOATING_BYTES] = "_MP_";
+
+	st32(p + 4, LOW_MP + FLOATING_BYTES);
+	p[8] = 1; /* length in paragraphs */
+	p[9] = 4;
+	p[10] = checksum(p, sizeof p); /* feature bytes 0: a table follows; no IMCR (virtual wire mode) */
+	boot_put(l, LOW_MP, p, sizeof p);
+}
+
+int mptable_put(struct loader *l, struct err *e)
+{
+	u32 cpus = MIN(l->c->nr_vcpus, APIC_IDS - 1); /* IDs are 8 bits; the rest need ACPI */
+	struct table *t = calloc(1, sizeof *t);
+	u8 *p;
+
+	if (!t)
+		return err_set(e, -ENOMEM, "MP table: no host memory");
+	t->len = HEAD_BYTES;
+	for (u32 i = 0; i < cpus; i++)
+		put_cpu(t, i);
+	p = append(t, 8);
+	p[0] = ENTRY_BUS;
+	p[1] = ISA_BUS;
+	memcpy(p + 2, "ISA   ", 6);
+	p = append(t, 8);
+	p[0] = ENTRY_IOAPIC;
+	p[2] = IOAPIC_VERSION;
+	p[3] = 1; /* usable */
+	st32(p + 4, IOAPIC_BASE);
+	put_interrupts(t, 0);
+	finish(t);
+	boot_put(l, LOW_MP + FLOATING_BYTES, t->buf, t->len);
+	put_floating(l);
+	free(t);
+	return 0;
+}

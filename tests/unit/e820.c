@@ -1,0 +1,45 @@
+/* Tests of boot/e820.c. */
+#include "bootkit.h"
+
+static u64 ram_in(const struct e820 *map)
+{
+	u64 sum = 0;
+
+	for (u32 i = 0; i < map->n; i++)
+		sum += map->entry[i].type == E820_RAM ? map->entry[i].len : 0;
+	return sum;
+}
+
+TEST(e820_map_is_sorted_and_covers_all_ram_but_the_pc_hole)
+{
+	static const u64 mib[] = { 4, 64, 256, 3071, 3072, 3073, 4096, 8192 };
+
+	for (size_t i = 0; i < ARRAY_LEN(mib); i++) {
+		struct memory m;
+		struct err e;
+		struct e820 map;
+
+		OK(memory_init(&m, mib[i] * MIB, &e) == 0);
+		e820_build(&map, &m);
+		EQ(ram_in(&map), mib[i] * MIB - (LOW_END - LOW_RAM_END));
+		for (u32 j = 1; j < map.n; j++)
+			OK(map.entry[j - 1].addr + map.entry[j - 1].len <= map.entry[j].addr);
+		for (u32 j = 0; j < map.n; j++)
+			if (map.entry[j].type == E820_RAM)
+				OK(mem_ptr(&m, map.entry[j].addr, map.entry[j].len));
+		memory_free(&m);
+	}
+}
+
+TEST(e820_rom_is_not_listed_as_ram)
+{
+	struct memory m;
+	struct err e;
+	struct e820 map;
+
+	OK(memory_init(&m, 64 * MIB, &e) == 0);
+	OK(memory_add(&m, 4 * GIB - 256 * KIB, 256 * KIB, NULL, true, &e) == 0);
+	e820_build(&map, &m);
+	EQ(ram_in(&map), 64 * MIB - (LOW_END - LOW_RAM_END));
+	memory_free(&m);
+}
