@@ -53,8 +53,6 @@ enum { FL_ZSP = FL_ZF | FL_SF | FL_PF, FL_SYSTEM = FL_ARITH | FL_DF | FL_IF | FL
 #define FX_IF_P FX(FL_PF, 0, 0)
 #define FX_IF_L FX(FL_SF | FL_OF, 0, 0)
 #define FX_IF_LE FX(FL_ZF | FL_SF | FL_OF, 0, 0)
-#define FX_IF_BX FX(FL_CF, 0, 0)
-#define FX_IF_U FX(FL_PF, 0, 0)
 
 #define CLASS_DRV(x) .cls = CLS_DRV, .exec.drv = exec_##x
 #define CLASS_SELF(x) .cls = CLS_SELF, .exec.self = exec_##x
