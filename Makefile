@@ -229,7 +229,7 @@ $(FUZZERS): $(O)/fuzz/%: $(O)/fuzz-obj/tests/fuzz/%.o $(LIB_SRC:%.c=$(O)/fuzz-ob
 	$(Q)clang -fsanitize=fuzzer,address -pthread -o $@ $(filter %.o,$^) $(LIBS)
 
 # The bare guests of the end-to-end tests: ELF64 at 1 MiB, no C library.
-$(O)/guest-tests/%.elf: tests/guest/%.S tests/guest/tiny.h
+$(O)/guest-tests/%.elf: tests/guest/%.S tests/guest/tiny.h tests/guest/bench.h
 	$(call say,GUEST,$<)
 	$(Q)mkdir -p $(@D)
 	$(Q)gcc -nostdlib -static -no-pie -Wl,-Ttext-segment=0x100000,-z,max-page-size=4096,--build-id=none \

@@ -1,5 +1,6 @@
 /* bench_loop.S - one thousand million integer instructions, for instructions per second */
 #include "tiny.h"
+#include "bench.h"
 
 main:
 	say "READY\r\n"

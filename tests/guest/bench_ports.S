@@ -1,5 +1,6 @@
 /* bench_ports.S - one million writes to port 80h, for exits per second */
 #include "tiny.h"
+#include "bench.h"
 
 main:
 	say "READY\r\n"
