@@ -320,12 +320,12 @@ static void env_to_guest(const struct tcg_cpu *c, const struct insn *in, const u
 		v[4] |= (u32)p->fop << 16;
 	}
 	for (unsigned i = 0; i < ARRAY_LEN(v); i++) {
-		bool high_ones = i < 3 || i == 6 || (env_is_real(c) && (i == 3 || i == 5));
+		bool high_ones = i < 3 || (env_is_real(c) ? i == 3 || i == 5 : i == 6);
 
 		if (small)
 			st16(out + 2 * i, (u16)v[i]);
 		else
-			st32(out + 4 * i, high_ones && v[i] < 0x10000 ? v[i] | 0xffff0000 : v[i]);
+			st32(out + 4 * i, high_ones ? v[i] | 0xffff0000 : v[i]);
 	}
 }
 
