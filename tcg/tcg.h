@@ -74,6 +74,7 @@ struct tcg_cpu {
 	u8 flat;         /* bit per segment register: base 0, limit 4 GiB, access as data needs, no checks */
 	bool fp_live;    /* guest FP state is in the host's registers */
 	bool fp_ok_sse, fp_ok_avx, fp_ok_x87; /* CR0/CR4/XCR0 allow it now; else slow path decides #NM/#UD */
+	bool shutdown;   /* a triple fault: the machine must be reset */
 	u8 soft_len;     /* length of the INT n, INT3, INTO or INT1 being delivered; exc.c clears it */
 	struct exc exc;
 	u64 code_rip;    /* RIP of offset 0 of the page the running block is in */

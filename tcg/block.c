@@ -1,0 +1,550 @@
+/* block.c - the cache of decoded blocks: finding, building, linking and dropping them.
+ *
+ * One cache per vCPU, touched only by its thread.  Blocks come from one arena that is emptied as a
+ * whole when full; a dropped block stays where it is until then, so the instruction that dropped it
+ * can finish.  A dropped block costs more than any budget, which sends whoever follows a link to it
+ * into link_slow(), where the link is taken away.
+ *
+ * An instruction that crosses a page is a block of its own that compares the bytes it was made from at
+ * each entry: its second page need not be watched. */
+#include "exec.h"
+
+struct block block_none = { .insns = BLOCK_DEAD };
+
+enum { INSN_BYTES_MAX = BLOCK_MAX * INSN_MAX };
+
+/* --- code bytes ------------------------------------------------------------------------------ */
+static gva_t code_lin(const struct tcg_cpu *c, u64 rip)
+{
+	return c->mode == MODE_64 ? rip : (u32)(c->v.s.seg[SEG_CS].base + rip);
+}
+
+static bool code_wide(const struct tcg_cpu *c)
+{
+	const struct seg_reg *cs = &c->v.s.seg[SEG_CS];
+
+	return c->mode != MODE_64 && (cs->base || cs->limit != 0xffffffff);
+}
+
+/* Bytes from rip to the end of the code segment; 0: beyond it. */
+static u64 code_room(const struct tcg_cpu *c, u64 rip)
+{
+	u64 limit = c->v.s.seg[SEG_CS].limit;
+
+	if (c->mode == MODE_64)
+		return PAGE_SIZE;
+	return rip <= limit ? limit - rip + 1 : 0;
+}
+
+/* Bytes of an MMIO page, as a read on the bus would have them. */
+static void code_read_mmio(struct tcg_cpu *c, gpa_t gpa, u8 *buf, unsigned n)
+{
+	fp_leave(c);
+	for (unsigned i = 0; i < n; i++)
+		buf[i] = (u8)bus_read(c->v.env->mmio, gpa + i, 1);
+}
+
+/* Copy n bytes of code at lin, all in one page. */
+static bool code_read(struct tcg_cpu *c, gva_t lin, u8 *buf, unsigned n)
+{
+	const u8 *host;
+	gpa_t gpa;
+
+	if (!mmu_fetch(c, lin, &host, &gpa))
+		return false;
+	if (host)
+		memcpy(buf, host + lin % PAGE_SIZE, n);
+	else
+		code_read_mmio(c, ALIGN_DOWN(gpa, PAGE_SIZE) + lin % PAGE_SIZE, buf, n);
+	return true;
+}
+
+bool insn_fetch(struct tcg_cpu *c, struct insn *in)
+{
+	u64 rip = c->v.s.rip, room = code_room(c, rip);
+	gva_t lin = code_lin(c, rip);
+	unsigned page_left = PAGE_SIZE - lin % PAGE_SIZE;
+	unsigned n = (unsigned)MIN(MIN(room, page_left), INSN_MAX);
+	u8 raw[INSN_MAX];
+	int len;
+
+	if (!n)
+		return raise_err(c, EXC_GP, 0);
+	if (!code_read(c, lin, raw, n))
+		return false;
+	len = decode(in, raw, n, c->mode);
+	if (len == DECODE_MORE && n < INSN_MAX) {
+		unsigned all = (unsigned)MIN(room, INSN_MAX);
+
+		if (all == n)
+			return raise_err(c, EXC_GP, 0);
+		if (!code_read(c, code_lin(c, rip + n), raw + n, all - n))
+			return false;
+		len = decode(in, raw, all, c->mode);
+	}
+	if (len == DECODE_GP || len == DECODE_MORE)
+		return raise_err(c, EXC_GP, 0);
+	in->pgoff = lin % PAGE_SIZE;
+	c->code_rip = rip - in->pgoff;
+	in->fn = insn_general(in);
+	return true;
+}
+
+/* --- tables ---------------------------------------------------------------------------------- */
+static struct block **hash_head(struct interp *it, u64 host)
+{
+	return &it->hash[(host ^ host >> 12 ^ host >> 24) & (HASH_SIZE - 1)];
+}
+
+static struct code_page **page_head(struct interp *it, gpa_t gpa)
+{
+	return &it->page[gpa >> 12 & (CODE_PAGES - 1)];
+}
+
+static struct code_page *page_find(struct interp *it, gpa_t gpa)
+{
+	struct code_page *p = *page_head(it, gpa);
+
+	while (p && p->gpa != gpa)
+		p = p->next;
+	return p;
+}
+
+void interp_flush(struct tcg_cpu *c)
+{
+	struct interp *it = c->interp;
+
+	memset(it->front, 0, sizeof it->front);
+	memset(it->hash, 0, sizeof it->hash);
+	memset(it->page, 0, sizeof it->page);
+	it->used = 0;
+	it->flushes++;
+	it->link = NULL;
+	it->dropped = true;
+	it->stat_flushes++;
+}
+
+static void *arena_take(struct interp *it, size_t bytes)
+{
+	void *p = it->arena + it->used;
+
+	it->used += ALIGN_UP(bytes, 16);
+	return p;
+}
+
+/* Room for a block of any length and its page; emptying the arena voids all pointers to blocks. */
+static void arena_reserve(struct tcg_cpu *c)
+{
+	struct interp *it = c->interp;
+	size_t most = sizeof(struct block) + (BLOCK_MAX + 1) * sizeof(struct insn) +
+		      sizeof(struct code_page) + 32;
+
+	if (it->used + most > ARENA_BYTES)
+		interp_flush(c);
+}
+
+static struct code_page *page_add(struct interp *it, gpa_t gpa)
+{
+	struct code_page *p = page_find(it, gpa), **head = page_head(it, gpa);
+
+	if (p)
+		return p;
+	p = arena_take(it, sizeof *p);
+	memset(p, 0, sizeof *p);
+	p->gpa = gpa;
+	p->next = *head;
+	return *head = p;
+}
+
+static void block_insert(struct tcg_cpu *c, struct block *b)
+{
+	struct interp *it = c->interp;
+	struct block **head = hash_head(it, b->host);
+
+	b->hash_next = *head;
+	*head = b;
+	if (!(b->key & KEY_SPLIT)) {
+		struct code_page *p = page_add(it, ALIGN_DOWN(b->gpa, PAGE_SIZE));
+		struct block **granule = &p->granule[b->gpa % PAGE_SIZE / GRANULE];
+
+		b->granule_next = *granule;
+		*granule = b;
+		p->longest = MAX(p->longest, b->bytes);
+	}
+}
+
+/* No entry, link or lookup reaches the block any more; its memory stays.  Its granule's list is the
+ * caller's business. */
+static void block_drop(struct tcg_cpu *c, struct block *b)
+{
+	struct interp *it = c->interp;
+	struct block **at = hash_head(it, b->host);
+	struct block **front = &it->front[front_index(b->host)];
+
+	while (*at != b)
+		at = &(*at)->hash_next;
+	*at = b->hash_next;
+	if (*front == b)
+		*front = NULL;
+	b->host = 0;
+	b->insns = BLOCK_DEAD;
+	it->dropped = true;
+	c->stat_invalidated++;
+}
+
+static void granule_invalidate(struct tcg_cpu *c, struct block **at, gpa_t gpa, u64 len)
+{
+	while (*at) {
+		struct block *b = *at;
+
+		if (b->gpa < gpa + len && gpa < b->gpa + b->bytes) {
+			*at = b->granule_next;
+			block_drop(c, b);
+		} else {
+			at = &b->granule_next;
+		}
+	}
+}
+
+/* Lists of the page's granules that may hold blocks reaching into [gpa, gpa+len): first and last. */
+static void page_span(const struct code_page *p, gpa_t gpa, u64 len, u64 *first, u64 *last)
+{
+	u64 off = gpa % PAGE_SIZE;
+
+	*first = (off > p->longest ? off - p->longest : 0) / GRANULE;
+	*last = (off + len - 1) / GRANULE;
+}
+
+/* Drop the blocks that overlap [gpa, gpa+len). */
+void block_drop_range(struct tcg_cpu *c, gpa_t gpa, u64 len)
+{
+	while (len) {
+		u64 n = MIN(len, PAGE_SIZE - gpa % PAGE_SIZE), i, last;
+		struct code_page *p = page_find(c->interp, ALIGN_DOWN(gpa, PAGE_SIZE));
+
+		if (p)
+			for (page_span(p, gpa, n, &i, &last); i <= last; i++)
+				granule_invalidate(c, &p->granule[i], gpa, n);
+		gpa += n;
+		len -= n;
+	}
+}
+
+/* Does any block overlap [gpa, gpa+len), which lies in one page? */
+bool block_in_range(struct tcg_cpu *c, gpa_t gpa, u64 len)
+{
+	struct code_page *p = page_find(c->interp, ALIGN_DOWN(gpa, PAGE_SIZE));
+	u64 i, last;
+
+	if (!p)
+		return false;
+	for (page_span(p, gpa, len, &i, &last); i <= last; i++)
+		for (const struct block *b = p->granule[i]; b; b = b->granule_next)
+			if (b->gpa < gpa + len && gpa < b->gpa + b->bytes)
+				return true;
+	return false;
+}
+
+/* --- code that changes ------------------------------------------------------------------------- */
+void interp_post(struct tcg_cpu *c, gpa_t gpa, u64 len)
+{
+	struct interp *it = c->interp;
+
+	pthread_mutex_lock(&it->inbox_lock);
+	if (it->inbox_n < INBOX_MAX) {
+		it->inbox[it->inbox_n].gpa = gpa;
+		it->inbox[it->inbox_n].len = len;
+	}
+	it->inbox_n = MIN(it->inbox_n + 1, INBOX_MAX + 1);
+	pthread_mutex_unlock(&it->inbox_lock);
+	vcpu_request(&c->v, VREQ_FLUSH);
+}
+
+void interp_take_posts(struct tcg_cpu *c)
+{
+	struct interp *it = c->interp;
+
+	pthread_mutex_lock(&it->inbox_lock);
+	if (it->inbox_n > INBOX_MAX)
+		interp_flush(c);
+	else
+		for (u32 i = 0; i < it->inbox_n; i++)
+			block_drop_range(c, it->inbox[i].gpa, it->inbox[i].len);
+	it->inbox_n = 0;
+	pthread_mutex_unlock(&it->inbox_lock);
+}
+
+static void post_to_others(struct tcg_cpu *c, gpa_t gpa, u64 len)
+{
+	const struct engine_env *env = c->v.env;
+
+	if (env->nr_vcpus < 2)
+		return;
+	fp_leave(c);
+	for (u32 i = 0; i < env->nr_vcpus; i++)
+		if (env->vcpus[i] && env->vcpus[i] != &c->v)
+			interp_post(tcg_of(env->vcpus[i]), gpa, len);
+}
+
+/* One granule, changed in part.  Blocks of ours that were not hit keep its bit in the code map; then the
+ * others need drop no more than we.  Else the bit goes, first, and all that the others have there:
+ * whatever they build from now on sets it again. */
+static void granule_changed(struct tcg_cpu *c, gpa_t gpa, u64 len)
+{
+	gpa_t granule = ALIGN_DOWN(gpa, GRANULE);
+
+	block_drop_range(c, gpa, len);
+	if (block_in_range(c, granule, GRANULE)) {
+		post_to_others(c, gpa, len);
+		return;
+	}
+	code_map_clear(c->code, granule, GRANULE);
+	post_to_others(c, granule, GRANULE);
+}
+
+/* Own thread only; other writers use interp_post. */
+void interp_invalidate(struct tcg_cpu *c, gpa_t gpa, u64 len)
+{
+	for (u64 n; len; gpa += n, len -= n) {
+		n = MIN(len, GRANULE - gpa % GRANULE);
+		if (code_map_hit(c->code, gpa, n))
+			granule_changed(c, gpa, n);
+	}
+}
+
+/* --- building -------------------------------------------------------------------------------- */
+static void insn_end_of_block(struct insn *in, struct block *b, unsigned pgoff, u8 mode)
+{
+	static const struct op row = { .name = "(next)", .cls = CLS_SELF };
+
+	*in = (struct insn){ .fn = exec_fall_through, .op = &row, .aux = b, .pgoff = (u16)pgoff, .mode = mode };
+}
+
+/* What lies behind the last instruction: in this page, or at the start of the next one. */
+HANDLER exec_fall_through(struct tcg_cpu *c, const struct insn *in)
+{
+	struct block *b = in->aux;
+	u64 rip = rip_mask(in, c->code_rip + in->pgoff);
+
+	if (b->link_ok && in->pgoff < PAGE_SIZE)
+		return go_link(c, &b->to[0], rip);
+	if (in->mode == MODE_64)
+		return go_64(c, rip);
+	c->v.s.rip = rip;
+	return NULL;
+}
+
+static struct block *block_start(struct tcg_cpu *c, u64 host, gpa_t gpa, u8 key)
+{
+	struct block *b;
+
+	arena_reserve(c);
+	b = (struct block *)(c->interp->arena + c->interp->used);
+	memset(b, 0, sizeof *b);
+	b->host = host;
+	b->gpa = gpa;
+	b->key = key;
+	b->to[0] = b->to[1] = &block_none;
+	b->link_ok = key == MODE_64 || key == MODE_32;
+	return b;
+}
+
+/* Decode up to BLOCK_MAX instructions of code; b->insns and b->bytes say how far it came. Returns
+ * decode()'s last word if not even one could be decoded. */
+static int block_decode(struct block *b, const u8 *code, unsigned n, unsigned pgoff, u8 mode)
+{
+	struct insn *in = b->insn;
+	unsigned at = 0;
+
+	while (b->insns < BLOCK_MAX && at < n) {
+		int len = decode(in, code + at, n - at, mode);
+
+		if (len == DECODE_MORE || len == DECODE_GP)
+			return b->insns ? 1 : len;
+		in->pgoff = (u16)(pgoff + at);
+		at += len == DECODE_UD ? MAX(in->len, 1) : (unsigned)len;
+		b->bytes = (u16)at;
+		b->insns++;
+		in++;
+		if (in[-1].op->cls == CLS_UD || in[-1].op->flags & F_ENDS)
+			break;
+	}
+	return 1;
+}
+
+static void block_choose_handlers(struct block *b, unsigned pgoff, u8 mode)
+{
+	unsigned n = (unsigned)b->insns;
+
+	insn_end_of_block(&b->insn[n], b, pgoff + b->bytes, mode);
+	for (unsigned i = 0; i < n; i++) {
+		struct insn *in = &b->insn[i];
+		insn_fn fast = fast_choose(in);
+
+		in->fn = fast ? fast : insn_general(in);
+	}
+	if (fast_end(&b->insn[n - 1], b) && n > 1)
+		fast_fuse(&b->insn[n - 2]);
+}
+
+/* A block from the page at host_page; NULL with c->exc, or without if the first instruction goes on in
+ * the next page. */
+static struct block *block_build(struct tcg_cpu *c, gva_t lin, const u8 *host_page, gpa_t gpa)
+{
+	struct interp *it = c->interp;
+	unsigned pgoff = lin % PAGE_SIZE;
+	u64 room = MIN(code_room(c, c->v.s.rip), PAGE_SIZE - pgoff);
+	unsigned n = (unsigned)MIN(room, (u64)INSN_BYTES_MAX);
+	u8 code[INSN_BYTES_MAX];
+	struct block *b = block_start(c, (u64)host_page + pgoff, gpa, it->key);
+	int rc;
+
+	/* From a copy, compared once writes to it are being watched: another thread may be writing. */
+	do {
+		b->insns = b->bytes = 0;
+		memcpy(code, host_page + pgoff, n);
+		rc = block_decode(b, code, n, pgoff, c->mode);
+		if (rc == DECODE_GP)
+			raise_err(c, EXC_GP, 0);
+		if (rc != 1)
+			return NULL;
+		mmu_code_added(c, gpa, b->bytes);
+		atomic_thread_fence(memory_order_seq_cst);
+	} while (memcmp(code, host_page + pgoff, b->bytes) != 0);
+	arena_take(it, sizeof *b + ((u32)b->insns + 1) * sizeof(struct insn));
+	block_choose_handlers(b, pgoff, c->mode);
+	block_insert(c, b);
+	c->stat_blocks++;
+	c->stat_decoded += (u32)b->insns;
+	return b;
+}
+
+/* --- instructions that cross a page ------------------------------------------------------------ */
+static bool split_read(struct tcg_cpu *c, gva_t lin, unsigned len, u8 *raw)
+{
+	unsigned first = PAGE_SIZE - lin % PAGE_SIZE;
+
+	return code_read(c, lin, raw, first) &&
+	       code_read(c, c->mode == MODE_64 ? lin + first : (u32)(lin + first), raw + first, len - first);
+}
+
+static struct block *split_build(struct tcg_cpu *c, gva_t lin, u64 host, gpa_t gpa)
+{
+	struct block *b = block_start(c, host, gpa, c->interp->key | KEY_SPLIT);
+
+	if (!insn_fetch(c, b->insn))
+		return NULL;
+	b->insns = 1;
+	b->bytes = MAX(b->insn->len, 1);
+	b->link_ok = false;
+	if (!split_read(c, lin, b->bytes, b->raw))
+		return NULL;
+	insn_end_of_block(&b->insn[1], b, lin % PAGE_SIZE + b->bytes, c->mode);
+	arena_take(c->interp, sizeof *b + 2 * sizeof(struct insn));
+	block_insert(c, b);
+	c->stat_blocks++;
+	c->stat_decoded++;
+	return b;
+}
+
+/* The block for a split instruction at lin if its bytes are still the same; drops it if not. */
+static bool split_valid(struct tcg_cpu *c, struct block *b, gva_t lin)
+{
+	u8 raw[INSN_MAX];
+
+	if (!split_read(c, lin, b->bytes, raw))
+		return false;
+	if (memcmp(raw, b->raw, b->bytes) == 0)
+		return true;
+	block_drop(c, b);
+	return false;
+}
+
+/* --- finding --------------------------------------------------------------------------------- */
+static struct block *hash_find(struct interp *it, u64 host, u8 key)
+{
+	struct block *b = *hash_head(it, host);
+
+	while (b && (b->host != host || (b->key & ~KEY_SPLIT) != key))
+		b = b->hash_next;
+	return b;
+}
+
+/* A block at lin, found or built, that is not in the front cache. */
+static struct block *block_find_slow(struct tcg_cpu *c, gva_t lin)
+{
+	struct interp *it = c->interp;
+	const u8 *page;
+	gpa_t gpa;
+	u64 host;
+	struct block *b;
+
+	if (!mmu_fetch(c, lin, &page, &gpa) || !page)
+		return NULL;
+	gpa = ALIGN_DOWN(gpa, PAGE_SIZE) + lin % PAGE_SIZE;
+	host = (u64)page + lin % PAGE_SIZE;
+	b = hash_find(it, host, it->key);
+	if (b && b->key & KEY_SPLIT) {
+		if (split_valid(c, b, lin))
+			return b;
+		b = NULL;
+	}
+	if (!b && c->exc.vector == EXC_NONE)
+		b = block_build(c, lin, page, gpa);
+	if (!b && c->exc.vector == EXC_NONE)
+		return split_build(c, lin, host, gpa);
+	if (b)
+		it->front[front_index(host)] = b;
+	return b;
+}
+
+/* Set the link that led here if both ends allow it and lie in the same page of code. */
+static void link_set(struct tcg_cpu *c, struct block *b, u64 page_rip)
+{
+	struct interp *it = c->interp;
+
+	if (it->link && b->link_ok && c->v.s.rip - page_rip < PAGE_SIZE)
+		*it->link = b;
+	it->link = NULL;
+}
+
+struct block *block_find(struct tcg_cpu *c)
+{
+	struct interp *it = c->interp;
+	u64 rip = c->v.s.rip, page_rip = c->code_rip;
+	gva_t lin = code_lin(c, rip);
+	const struct tlb_entry *t = &c->tlb->x[tlb_index(lin)];
+	struct block *b = NULL;
+
+	it->key = c->mode | (code_wide(c) ? KEY_WIDE_CS : 0);
+	if (likely(lin - t->tag < PAGE_SIZE))
+		b = it->front[front_index(lin + t->addend)];
+	if (!b || b->host != lin + t->addend || b->key != it->key) {
+		if (!code_room(c, rip)) {
+			raise_err(c, EXC_GP, 0);
+			return NULL;
+		}
+		b = block_find_slow(c, lin);
+		if (!b)
+			return NULL;
+	}
+	if (unlikely(it->key & KEY_WIDE_CS) && code_room(c, rip) < b->bytes)
+		return NULL;
+	c->code_rip = rip - lin % PAGE_SIZE;
+	link_set(c, b, page_rip);
+	return b;
+}
+
+/* A link that is not set, leads to a dropped block or cannot be paid for now. */
+HANDLER link_slow(struct tcg_cpu *c, struct block **link, u64 rip)
+{
+	struct block *b = *link;
+
+	c->budget += b->insns;
+	if (b->insns == BLOCK_DEAD) {
+		*link = &block_none;
+		c->interp->link = link;
+	}
+	c->v.s.rip = rip;
+	return NULL;
+}

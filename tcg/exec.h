@@ -1,0 +1,240 @@
+/* exec.h - what the interpreter's files share: block cache structures, operand templates for
+ * handlers, and how one handler goes on to the next.
+ *
+ * A handler does its whole instruction and then either calls the next one as a tail call (next()), or
+ * returns it to the loop of interp_run (`return in + 1`): after a slow path, since that loop looks
+ * whether a store has dropped the running block.  Fast handlers cover only the hit path; on a TLB
+ * miss they tail-call the general handler, which does the instruction from its start. */
+#pragma once
+
+#include "alu.h"
+#include "mmu.h"
+#include "ops.h"
+#include "tcg.h"
+
+enum {
+	BLOCK_MAX = 32,           /* instructions */
+	FRONT_SIZE = 1 << 12,     /* direct-mapped by host address */
+	HASH_SIZE = 1 << 14,
+	CODE_PAGES = 1 << 12,     /* buckets of pages that hold blocks */
+	GRANULE = 64,             /* bytes of a page that share a list */
+	BUDGET = 10000,           /* instructions between two looks at the clock */
+	KEY_WIDE_CS = 4,          /* code segment not flat: limit and wrap need a look at each entry */
+	KEY_SPLIT = 8,            /* one instruction that crosses into another page */
+	INSN_MAX = 15,            /* bytes */
+	INBOX_MAX = 32,
+};
+#define BLOCK_DEAD (1 << 30)      /* insns of a dropped block: no budget can pay for it */
+
+/* A run of decoded instructions inside one page.  Blocks are found by the host address of their
+ * first byte, which stands for the guest physical address, and by key: enum cpu_mode and KEY_*. */
+struct block {
+	u64 host;
+	struct block *to[2];      /* linked successors in the same page: next, taken; never NULL */
+	s32 insns;                /* what running it costs the budget; BLOCK_DEAD once dropped */
+	u16 bytes;
+	u8 key;
+	bool link_ok;             /* may have and be the end of links */
+	gpa_t gpa;
+	struct block *hash_next, *granule_next;
+	u8 raw[INSN_MAX];         /* KEY_SPLIT: the bytes it was made from, compared at each entry */
+	struct insn insn[];       /* the last one always leaves the block */
+};
+
+/* The blocks that begin in one guest page, by granule of their first byte. */
+struct code_page {
+	gpa_t gpa;
+	struct code_page *next;
+	u32 longest;              /* bytes of the longest block */
+	struct block *granule[PAGE_SIZE / GRANULE];
+};
+
+enum { ARENA_BYTES = 24 << 20 };
+
+struct interp {
+	struct block *front[FRONT_SIZE];
+	struct block *hash[HASH_SIZE];
+	struct code_page *page[CODE_PAGES];
+	u8 *arena;                /* blocks and code pages; emptied as a whole */
+	u32 used;
+	u32 flushes;              /* how often it was emptied: links made before are void */
+	bool dropped;             /* a block was dropped: the running one must be left */
+	u8 key;
+	struct block **link;      /* link to set once the next block is known, or NULL */
+	struct insn one;          /* for interp_one */
+	bool stepping;            /* a repeated instruction does one iteration */
+	bool irq_masked;          /* an interrupt waits for RFLAGS.IF */
+	u32 pauses;
+	u64 look_tsc;             /* host TSC when the timer is worth a look */
+	/* Code changed by others: another vCPU's stores, DMA.  guard: inbox_lock */
+	pthread_mutex_t inbox_lock;
+	u32 inbox_n;              /* INBOX_MAX + 1: too many to list */
+	struct {
+		gpa_t gpa;
+		u64 len;
+	} inbox[INBOX_MAX];
+	u64 stat_flushes, stat_steps;
+};
+
+extern struct block block_none; /* what unset links point to: costs more than any budget */
+
+#define HANDLER const struct insn *
+#define always_inline inline __attribute__((always_inline))
+
+static always_inline HANDLER next(struct tcg_cpu *c, const struct insn *in)
+{
+	return in[1].fn(c, in + 1);
+}
+
+/* --- registers and operands ----------------------------------------------------------------- */
+static always_inline u64 reg_get(const struct tcg_cpu *c, unsigned reg, unsigned size)
+{
+	const void *p = &c->v.s.gpr[reg];
+
+	switch (size) {
+	case 1: return *(const u8 *)p;
+	case 2: return *(const u16 *)p;
+	case 4: return *(const u32 *)p;
+	default: return *(const u64 *)p;
+	}
+}
+
+/* 32-bit results clear the upper half; 8- and 16-bit ones leave the rest alone. */
+static always_inline void reg_set(struct tcg_cpu *c, unsigned reg, unsigned size, u64 val)
+{
+	void *p = &c->v.s.gpr[reg];
+
+	switch (size) {
+	case 1: *(u8 *)p = (u8)val; break;
+	case 2: *(u16 *)p = (u16)val; break;
+	case 4: *(u64 *)p = (u32)val; break;
+	default: *(u64 *)p = val; break;
+	}
+}
+
+/* A far or near transfer's target wraps to the code segment's width. */
+static inline u64 rip_mask(const struct insn *in, u64 rip)
+{
+	return in->mode == MODE_64 ? rip : in->mode == MODE_32 ? (u32)rip : (u16)rip;
+}
+
+/* Width of rCX, rSI and rDI in string instructions and loops. */
+static inline u64 addr_mask(const struct insn *in)
+{
+	return size_mask(in->asize);
+}
+
+static inline void addr_reg_set(struct tcg_cpu *c, const struct insn *in, unsigned reg, u64 val)
+{
+	reg_set(c, reg, in->asize, val);
+}
+
+static inline HANDLER insn_raise(struct tcg_cpu *c, const struct insn *in, u8 vector)
+{
+	raise(c, vector);
+	return insn_fault(c, in);
+}
+
+static inline HANDLER insn_raise_err(struct tcg_cpu *c, const struct insn *in, u8 vector, u32 error)
+{
+	raise_err(c, vector, error);
+	return insn_fault(c, in);
+}
+
+/* Linear address of the memory operand, checked for acc. */
+static inline bool insn_lin(struct tcg_cpu *c, const struct insn *in, unsigned size, enum access acc,
+			    gva_t *lin)
+{
+	return seg_lin(c, in->seg, insn_ea(c, in), size, acc, lin);
+}
+
+/* The stack: values move at rSP, whose width is the stack segment's. */
+bool stack_push(struct tcg_cpu *c, unsigned size, u64 val);
+bool stack_peek(struct tcg_cpu *c, u64 skip, unsigned size, u64 *val); /* at rSP + skip */
+void stack_drop(struct tcg_cpu *c, u64 bytes);                          /* rSP += bytes */
+
+/* --- leaving a block ------------------------------------------------------------------------ */
+/* An instruction that must look at requests before it is repeated or gone on with. */
+static inline bool must_leave(struct tcg_cpu *c)
+{
+	return c->budget < BLOCK_MAX || atomic_load_explicit(&c->kicked, memory_order_relaxed);
+}
+
+static always_inline HANDLER block_enter(struct tcg_cpu *c, struct block *b, u64 rip)
+{
+	c->budget -= b->insns;
+	if (unlikely(c->budget < 0) || unlikely(atomic_load_explicit(&c->kicked, memory_order_relaxed))) {
+		c->budget += b->insns;
+		c->v.s.rip = rip;
+		return NULL;
+	}
+	return b->insn->fn(c, b->insn);
+}
+
+HANDLER link_slow(struct tcg_cpu *c, struct block **link, u64 rip);
+
+/* To a target in this page: follow the link or have it set. */
+static always_inline HANDLER go_link(struct tcg_cpu *c, struct block **link, u64 rip)
+{
+	struct block *b = *link;
+
+	c->budget -= b->insns;
+	if (unlikely(c->budget < 0) || unlikely(atomic_load_explicit(&c->kicked, memory_order_relaxed)))
+		return link_slow(c, link, rip);
+	return b->insn->fn(c, b->insn);
+}
+
+static always_inline unsigned front_index(u64 host)
+{
+	return (unsigned)(host ^ host >> 12) & (FRONT_SIZE - 1);
+}
+
+/* To any 64-bit address: through the fetch TLB and the front cache, or leave and look further. */
+static always_inline HANDLER go_64(struct tcg_cpu *c, u64 rip)
+{
+	const struct tlb_entry *t = &c->tlb->x[tlb_index(rip)];
+
+	if (likely(rip - t->tag < PAGE_SIZE)) {
+		u64 host = rip + t->addend;
+		struct block *b = c->interp->front[front_index(host)];
+
+		if (likely(b && b->host == host && b->key == MODE_64)) {
+			c->code_rip = rip & ~(PAGE_SIZE - 1);
+			return block_enter(c, b, rip);
+		}
+	}
+	c->v.s.rip = rip;
+	return NULL;
+}
+
+/* --- handlers other files of the interpreter choose ------------------------------------------- */
+insn_fn insn_general(const struct insn *in);              /* works alone, in any mode */
+insn_fn fast_choose(const struct insn *in);               /* NULL: none */
+bool fast_end(struct insn *in, struct block *b);          /* terminators that follow links */
+void fast_fuse(struct insn *in);                          /* in and in + 1 as one */
+void fast_init(void);
+
+/* Operand 0 is memory at lin, read, changed by drv with b, and written: atomically under LOCK. */
+HANDLER drive_rmw_at(struct tcg_cpu *c, const struct insn *in, gva_t lin, drv_fn drv, u64 b);
+HANDLER exec_driver(struct tcg_cpu *c, const struct insn *in);
+HANDLER exec_bit_scan(struct tcg_cpu *c, const struct insn *in);
+HANDLER exec_guarded(struct tcg_cpu *c, const struct insn *in);
+
+/* block.c */
+void block_drop_range(struct tcg_cpu *c, gpa_t gpa, u64 len);
+bool block_in_range(struct tcg_cpu *c, gpa_t gpa, u64 len);
+/* Another thread made code in [gpa, gpa+len) stale: drop it at c's next look at its requests. */
+void interp_post(struct tcg_cpu *c, gpa_t gpa, u64 len);
+void interp_take_posts(struct tcg_cpu *c);
+struct block *block_find(struct tcg_cpu *c);              /* for s.rip; NULL: c->exc, or not cacheable */
+bool insn_fetch(struct tcg_cpu *c, struct insn *in);      /* decode at s.rip; false: c->exc */
+HANDLER exec_fall_through(struct tcg_cpu *c, const struct insn *in);
+
+/* Atomic accesses that no host instruction can make (MMIO, page crossing, code pages) exclude each
+ * other by one lock. */
+void split_lock(void);
+void split_unlock(void);
+
+/* step.c: TF and debug registers need a look at every instruction. */
+bool step_wanted(const struct tcg_cpu *c);
+void step_one(struct tcg_cpu *c);
