@@ -1,0 +1,124 @@
+/* devices.c - what every device promises, whatever it is: each test goes through device_kinds[]. */
+#include "../rig.h"
+
+enum { POKES = 3000 };
+
+#define FOR_EACH_KIND(kind)                                                                        \
+	for (const struct device_kind *kind = device_kinds; kind < device_kinds + nr_device_kinds; \
+	     kind++)
+
+TEST(contract_ops_are_complete)
+{
+	FOR_EACH_KIND(kind) {
+		const struct device_ops *ops = kind->ops;
+
+		OK(ops->name && ops->version && ops->read && ops->write && ops->reset && ops->state);
+		OK(ops->bytes >= sizeof(struct device));
+		OK(ops->state_off + ops->state_len <= ops->bytes);
+		OK(ops->access_max && ops->access_max <= 8);
+		EQ(ops->access_max & (ops->access_max - 1), 0);
+	}
+}
+
+TEST(contract_every_access_at_any_time_is_survived)
+{
+	FOR_EACH_KIND(kind) {
+		struct rig *r = rig_new(kind->ops);
+
+		rig_poke(r, POKES);
+		rig_free(r);
+	}
+}
+
+/* The plain structs agree byte for byte: a field forgotten in .state fails here. */
+TEST(contract_state_survives_save_and_load)
+{
+	FOR_EACH_KIND(kind) {
+		for (int round = 0; round < 20; round++) {
+			struct rig *a = rig_new(kind->ops), *b = rig_new(kind->ops);
+			struct state saved;
+
+			rig_poke(a, 200);
+			rig_poke(b, 200);
+			rig_save(a, &saved);
+			if (rig_load(b, &saved) < 0)
+				test_fail(__FILE__, __LINE__, "%s does not load what it saved",
+					  kind->ops->name);
+			if (memcmp(rig_state_of(a), rig_state_of(b), kind->ops->state_len) != 0)
+				test_fail(__FILE__, __LINE__, "%s: state differs after load",
+					  kind->ops->name);
+			rig_poke(b, 200);
+			state_free(&saved);
+			rig_free(a);
+			rig_free(b);
+		}
+	}
+}
+
+/* A snapshot is input too: nonsense is refused or lived with, and never crashes later. */
+TEST(contract_corrupt_state_is_harmless)
+{
+	FOR_EACH_KIND(kind) {
+		for (int round = 0; round < 100; round++) {
+			struct rig *r = rig_new(kind->ops);
+			struct state saved;
+			u8 *plain = (u8 *)r->dev + kind->ops->state_off;
+
+			for (int i = 0; i < 4 && kind->ops->state_len; i++)
+				plain[test_random() % kind->ops->state_len] = (u8)test_random();
+			rig_save(r, &saved);
+			rig_free(r);
+			r = rig_new(kind->ops);
+			if (rig_load(r, &saved) == 0)
+				rig_poke(r, 50);
+			state_free(&saved);
+			rig_free(r);
+		}
+	}
+}
+
+TEST(contract_reset_is_the_same_from_any_state)
+{
+	FOR_EACH_KIND(kind) {
+		struct rig *a = rig_new(kind->ops), *b = rig_new(kind->ops);
+
+		rig_poke(b, 500);
+		rig_reset(a);
+		rig_reset(b);
+		for (int i = 0; i < DEVICE_LINES; i++)
+			EQ(b->line[i], a->line[i]);
+		rig_free(a);
+		rig_free(b);
+	}
+}
+
+TEST(contract_reset_may_come_at_any_time)
+{
+	FOR_EACH_KIND(kind) {
+		struct rig *r = rig_new(kind->ops);
+
+		for (int i = 0; i < 100; i++) {
+			rig_poke(r, test_random() % 30);
+			rig_reset(r);
+		}
+		rig_free(r);
+	}
+}
+
+/* Saving must not disturb: the same device saved twice gives the same bytes. */
+TEST(contract_saving_changes_nothing)
+{
+	FOR_EACH_KIND(kind) {
+		struct rig *r = rig_new(kind->ops);
+		struct state first, second;
+
+		rig_poke(r, 200);
+		rig_save(r, &first);
+		rig_save(r, &second);
+		EQ(first.len, second.len);
+		OK(memcmp(first.buf, second.buf, first.len) == 0);
+		state_free(&first);
+		state_free(&second);
+		rig_free(r);
+	}
+}
