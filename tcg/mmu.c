@@ -1,0 +1,833 @@
+/* mmu.c - the software TLB, guest memory access behind it, and stores into pages that hold code.
+ *
+ * Owns struct mmu: one bank of TLB arrays per recently used PCID, each with a supervisor's and a user's
+ * view.  Everything is the vCPU thread's own but struct code_map, which the machine's vCPUs share
+ * without a lock.
+ *
+ * A view has four arrays: reads, writes, fetches (those three inline code looks up, mmu.h), and
+ * stores to pages with decoded code, which only this file looks up.  Filled slots are noted in bit
+ * maps, so that a flush costs what was filled.  An entry is filled only if every later access it lets
+ * through would pass the walk: a write entry needs D set, and with SMAP on a user page gets no entry
+ * in the supervisor's view, where EFLAGS.AC would have to be asked each time.
+ *
+ * Invariant: a page with a bit in the code map has no write entry on any vCPU, except between
+ * mmu_code_added on one vCPU and the others' answer to VREQ_FLUSH (mmu_drop_code_writers).
+ * Source: SDM vol 3 "Caching Translation Information", "Process-Context Identifiers". */
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "walk.h"
+
+enum { BANKS = 8, KINDS = 4, WORDS = TLB_SIZE / 64, NO_BANK = -1 };
+enum kind { KIND_R, KIND_W, KIND_X, KIND_C };
+
+struct view {
+	struct tlb t;                  /* kinds R, W, X */
+	struct tlb_entry c[TLB_SIZE];  /* kind C: stores to pages with code */
+	gpa_t x_gpa[TLB_SIZE], c_gpa[TLB_SIZE]; /* of kinds X and C */
+	u64 used[KINDS * WORDS], global[KINDS * WORDS], big[KINDS * WORDS];
+	/* Linear range that pieces of large pages came from, for the lower and the upper half. */
+	struct {
+		gva_t lo, hi;
+	} large[2];
+};
+_Static_assert(offsetof(struct view, c) == 3 * TLB_SIZE * sizeof(struct tlb_entry),
+	       "view_entry() takes the four arrays for one");
+
+struct bank {
+	u16 pcid;
+	u64 stamp;           /* of its last selection, for choosing a victim */
+	struct view view[2]; /* supervisor, user */
+};
+
+struct mmu {
+	struct bank *bank[BANKS]; /* NULL: never used */
+	unsigned now;             /* the bank of the current PCID */
+	u64 stamp;
+	struct tlb *empty;        /* never filled: every access takes the slow path (alignment checks) */
+	gva_t global_lo, global_hi; /* linear range of global pages in any bank */
+	u64 phys_mask;
+	u64 pdpte[4];
+	bool pdpte_valid;
+	bool own_code;            /* c->code is ours to free */
+};
+
+struct code_map {
+	const struct memory *mem; /* borrowed */
+	_Atomic u64 *mask[MEM_REGIONS_MAX]; /* a word per page of each region */
+};
+
+/* Where a linear address leads for one kind of access. */
+struct place {
+	gpa_t gpa;
+	u8 *host;  /* NULL: not memory */
+	bool rom;
+	u64 code;  /* the page's word in the code map; 0 for reads */
+};
+
+/* --- the code map ----------------------------------------------------------------------------- */
+struct code_map *code_map_new(const struct memory *m, struct err *e)
+{
+	struct code_map *cm = calloc(1, sizeof *cm);
+
+	if (!cm) {
+		err_set(e, -ENOMEM, "software CPU: no memory for the code map");
+		return NULL;
+	}
+	cm->mem = m;
+	for (u32 i = 0; i < m->n; i++) { /* sparse: only touched parts take memory */
+		void *p = mmap(NULL, m->region[i].bytes / PAGE_SIZE * sizeof(u64), PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+		if (p == MAP_FAILED) {
+			err_set(e, -ENOMEM, "software CPU: no memory for the code map");
+			code_map_free(cm);
+			return NULL;
+		}
+		cm->mask[i] = p;
+	}
+	return cm;
+}
+
+void code_map_free(struct code_map *cm)
+{
+	if (!cm)
+		return;
+	for (u32 i = 0; i < cm->mem->n; i++)
+		if (cm->mask[i])
+			munmap((void *)cm->mask[i], cm->mem->region[i].bytes / PAGE_SIZE * sizeof(u64));
+	free(cm);
+}
+
+/* The word for gpa's page, or NULL outside memory. */
+static _Atomic u64 *code_word(const struct code_map *cm, gpa_t gpa)
+{
+	for (u32 i = 0; i < cm->mem->n; i++) {
+		const struct mem_region *r = &cm->mem->region[i];
+
+		if (gpa - r->gpa < r->bytes && cm->mask[i])
+			return &cm->mask[i][(gpa - r->gpa) / PAGE_SIZE];
+	}
+	return NULL;
+}
+
+/* The granules of [off, off+len), which ends in the same page. */
+static u64 code_span(u64 off, u64 len)
+{
+	unsigned first = (unsigned)(off % PAGE_SIZE / 64), last = (unsigned)((off % PAGE_SIZE + len - 1) / 64);
+
+	return (~0ull << first) & (~0ull >> (63 - last));
+}
+
+bool code_map_hit(const struct code_map *cm, gpa_t gpa, u64 len)
+{
+	while (len) {
+		u64 n = MIN(len, PAGE_SIZE - gpa % PAGE_SIZE);
+		_Atomic u64 *w = code_word(cm, gpa);
+
+		if (w && atomic_load_explicit(w, memory_order_acquire) & code_span(gpa, n))
+			return true;
+		gpa += n;
+		len -= n;
+	}
+	return false;
+}
+
+void code_map_clear(struct code_map *cm, gpa_t gpa, u64 len)
+{
+	while (len) {
+		u64 n = MIN(len, PAGE_SIZE - gpa % PAGE_SIZE);
+		_Atomic u64 *w = code_word(cm, gpa);
+
+		if (w)
+			atomic_fetch_and(w, ~code_span(gpa, n));
+		gpa += n;
+		len -= n;
+	}
+}
+
+/* --- views: fill, drop, flush ------------------------------------------------------------------ */
+/* slot counts through all four arrays: kind * TLB_SIZE + index. */
+static struct tlb_entry *view_entry(struct view *v, unsigned slot)
+{
+	return (struct tlb_entry *)v + slot;
+}
+
+static void view_put(u64 *map, unsigned slot, bool on)
+{
+	map[slot / 64] = (map[slot / 64] & ~BIT(slot % 64)) | (u64)on << slot % 64;
+}
+
+static void view_drop(struct view *v, unsigned slot)
+{
+	view_entry(v, slot)->tag = tlb_invalid_tag(slot % TLB_SIZE);
+	view_put(v->used, slot, false);
+}
+
+static void view_init(struct view *v)
+{
+	for (unsigned slot = 0; slot < KINDS * TLB_SIZE; slot++)
+		view_entry(v, slot)->tag = tlb_invalid_tag(slot % TLB_SIZE);
+	for (unsigned half = 0; half < 2; half++)
+		v->large[half].lo = ~0ull, v->large[half].hi = 0;
+}
+
+static void view_flush(struct view *v, bool keep_global)
+{
+	for (unsigned w = 0; w < KINDS * WORDS; w++) {
+		u64 drop = v->used[w] & ~(keep_global ? v->global[w] : 0);
+
+		v->used[w] &= ~drop;
+		for (; drop; drop &= drop - 1) {
+			unsigned slot = w * 64 + (unsigned)__builtin_ctzll(drop);
+
+			view_entry(v, slot)->tag = tlb_invalid_tag(slot % TLB_SIZE);
+		}
+	}
+	for (unsigned half = 0; half < 2 && !keep_global; half++)
+		v->large[half].lo = ~0ull, v->large[half].hi = 0;
+}
+
+/* Drop what INVLPG of lin must: its 4 KiB page, and if lin may lie in a large page, every piece of large
+ * pages in the same gigabyte (no need to know which size it was). */
+static void view_drop_page(struct view *v, gva_t lin)
+{
+	unsigned half = lin >> 63;
+
+	for (unsigned slot = tlb_index(lin); slot < KINDS * TLB_SIZE; slot += TLB_SIZE)
+		if (view_entry(v, slot)->tag == ALIGN_DOWN(lin, PAGE_SIZE))
+			view_drop(v, slot);
+	if (lin < v->large[half].lo || lin > v->large[half].hi)
+		return;
+	for (unsigned w = 0; w < KINDS * WORDS; w++) {
+		for (u64 bits = v->used[w] & v->big[w]; bits; bits &= bits - 1) {
+			unsigned slot = w * 64 + (unsigned)__builtin_ctzll(bits);
+
+			if (view_entry(v, slot)->tag >> 30 == lin >> 30)
+				view_drop(v, slot);
+		}
+	}
+}
+
+static void view_fill(struct mmu *m, struct view *v, enum kind kind, gva_t lin, const u8 *page,
+		      const struct walk *w)
+{
+	unsigned slot = kind * TLB_SIZE + tlb_index(lin), half = lin >> 63;
+	gva_t tag = ALIGN_DOWN(lin, PAGE_SIZE);
+
+	*view_entry(v, slot) = (struct tlb_entry){ tag, (u64)(uintptr_t)page - tag };
+	view_put(v->used, slot, true);
+	view_put(v->global, slot, w->global);
+	view_put(v->big, slot, w->shift > 12);
+	if (w->shift > 12) {
+		gva_t first = ALIGN_DOWN(lin, BIT(w->shift));
+
+		v->large[half].lo = MIN(v->large[half].lo, first);
+		v->large[half].hi = MAX(v->large[half].hi, first + BIT(w->shift) - 1);
+	}
+	if (w->global) {
+		m->global_lo = MIN(m->global_lo, ALIGN_DOWN(lin, BIT(w->shift)));
+		m->global_hi = MAX(m->global_hi, lin | (BIT(w->shift) - 1));
+	}
+}
+
+/* --- banks -------------------------------------------------------------------------------------- */
+static void bank_flush(struct bank *b, bool keep_global)
+{
+	view_flush(&b->view[0], keep_global);
+	view_flush(&b->view[1], keep_global);
+}
+
+static int bank_of(const struct mmu *m, unsigned pcid)
+{
+	for (int i = 0; i < BANKS; i++)
+		if (m->bank[i] && m->bank[i]->pcid == pcid)
+			return i;
+	return NO_BANK;
+}
+
+static struct bank *bank_alloc(void)
+{
+	struct bank *b = calloc(1, sizeof *b);
+
+	if (b) {
+		view_init(&b->view[0]);
+		view_init(&b->view[1]);
+	}
+	return b;
+}
+
+/* Find or make room for a PCID.  Out of host memory is no failure once bank 0 exists. */
+static unsigned bank_take(struct mmu *m, unsigned pcid)
+{
+	int i = bank_of(m, pcid);
+	unsigned victim = 0;
+
+	if (i != NO_BANK)
+		return (unsigned)i;
+	for (unsigned k = 0; k < BANKS; k++) {
+		if (!m->bank[k] && (m->bank[k] = bank_alloc())) {
+			victim = k;
+			break;
+		}
+		if (m->bank[k] && m->bank[k]->stamp < m->bank[victim]->stamp)
+			victim = k;
+	}
+	bank_flush(m->bank[victim], false);
+	m->bank[victim]->pcid = (u16)pcid;
+	return victim;
+}
+
+void mmu_select(struct tcg_cpu *c)
+{
+	struct mmu *m = c->mmu;
+	const struct cpu_state *s = &c->v.s;
+	unsigned pcid = s->cr4 & CR4_PCIDE && c->long_mode ? s->cr3 & 0xfff : 0;
+
+	if (unlikely(m->bank[m->now]->pcid != pcid))
+		m->now = bank_take(m, pcid);
+	m->bank[m->now]->stamp = ++m->stamp;
+	c->tlb_sup = &m->bank[m->now]->view[0].t;
+	c->tlb = &m->bank[m->now]->view[c->cpl == 3].t;
+	if (unlikely(c->cpl == 3 && s->rflags & FL_AC && s->cr0 & CR0_AM))
+		c->tlb = m->empty;
+}
+
+int mmu_init(struct tcg_cpu *c, struct err *e)
+{
+	struct mmu *m = calloc(1, sizeof *m);
+	struct cpuid_out sizes;
+
+	if (!m)
+		return err_set(e, -ENOMEM, "software CPU: no memory for its TLB");
+	c->mmu = m;
+	m->bank[0] = bank_alloc();
+	m->empty = (struct tlb *)bank_alloc();
+	if (!m->bank[0] || !m->empty) {
+		mmu_free(c);
+		return err_set(e, -ENOMEM, "software CPU: no memory for its TLB");
+	}
+	if (!c->code) {
+		c->code = code_map_new(c->v.env->mem, e);
+		m->own_code = true;
+	}
+	if (!c->code) {
+		mmu_free(c);
+		return -ENOMEM;
+	}
+	cpuid_query(&c->v, 0x80000008, 0, &sizes);
+	m->phys_mask = BIT(sizes.eax & 0xff) - 1;
+	m->global_lo = ~0ull;
+	c->tlb = c->tlb_sup = &m->bank[0]->view[0].t;
+	return 0;
+}
+
+void mmu_free(struct tcg_cpu *c)
+{
+	struct mmu *m = c->mmu;
+
+	if (!m)
+		return;
+	for (unsigned i = 0; i < BANKS; i++)
+		free(m->bank[i]);
+	free(m->empty);
+	if (m->own_code) {
+		code_map_free(c->code);
+		c->code = NULL;
+	}
+	free(m);
+	c->mmu = NULL;
+}
+
+/* --- maintenance ------------------------------------------------------------------------------- */
+static void flush_banks(struct tcg_cpu *c, bool keep_global)
+{
+	struct mmu *m = c->mmu;
+
+	for (unsigned i = 0; i < BANKS; i++)
+		if (m->bank[i])
+			bank_flush(m->bank[i], keep_global);
+	if (!keep_global)
+		m->global_lo = ~0ull, m->global_hi = 0;
+	c->xlat_gen++;
+}
+
+void mmu_flush_all(struct tcg_cpu *c)
+{
+	flush_banks(c, false);
+	c->mmu->pdpte_valid = false;
+}
+
+void mmu_flush_nonglobal(struct tcg_cpu *c)
+{
+	bank_flush(c->mmu->bank[c->mmu->now], true);
+	c->xlat_gen++;
+}
+
+void mmu_flush_page(struct tcg_cpu *c, gva_t lin)
+{
+	struct mmu *m = c->mmu;
+	bool global = lin >= m->global_lo && lin <= m->global_hi; /* then PCIDs do not matter */
+
+	for (unsigned i = 0; i < BANKS; i++) {
+		if (!m->bank[i] || (i != m->now && !global))
+			continue;
+		view_drop_page(&m->bank[i]->view[0], lin);
+		view_drop_page(&m->bank[i]->view[1], lin);
+	}
+	c->xlat_gen++;
+}
+
+bool mmu_load_pdptes(struct tcg_cpu *c, u64 cr0, u64 cr3, u64 cr4, u64 efer)
+{
+	gpa_t table = cr3 & 0xffffffe0;
+	u64 e[4];
+
+	if (!(cr0 & CR0_PG) || !(cr4 & CR4_PAE) || efer & EFER_LMA)
+		return true;
+	for (unsigned i = 0; i < 4; i++) {
+		bool rom;
+		const u8 *p = phys_ptr(c, table + i * 8, &rom);
+
+		e[i] = p ? __atomic_load_n((const u64 *)p, __ATOMIC_ACQUIRE) : ~0ull;
+		if (!walk_pdpte_ok(c, e[i]))
+			return raise_err(c, EXC_GP, 0);
+	}
+	memcpy(c->mmu->pdpte, e, sizeof e);
+	c->mmu->pdpte_valid = true;
+	return true;
+}
+
+/* The latched pointers.  After the state was replaced from outside (they are not part of it), they are
+ * read again; one that fails the check counts as not present. */
+u64 *mmu_pdptes(struct tcg_cpu *c)
+{
+	struct mmu *m = c->mmu;
+
+	for (unsigned i = 0; i < 4 && !m->pdpte_valid; i++) {
+		bool rom;
+		const u8 *p = phys_ptr(c, (c->v.s.cr3 & 0xffffffe0) + i * 8, &rom);
+
+		m->pdpte[i] = p ? ld64(p) : 0;
+		if (!walk_pdpte_ok(c, m->pdpte[i]))
+			m->pdpte[i] = 0;
+	}
+	m->pdpte_valid = true;
+	return m->pdpte;
+}
+
+u64 mmu_phys_mask(const struct tcg_cpu *c)
+{
+	return c->mmu->phys_mask;
+}
+
+bool mmu_set_cr3(struct tcg_cpu *c, u64 val)
+{
+	struct cpu_state *s = &c->v.s;
+	bool keep = false;
+
+	if (c->long_mode) {
+		if (s->cr4 & CR4_PCIDE) {
+			keep = val >> 63;
+			val &= ~BIT(63);
+		}
+		if (val & ~c->mmu->phys_mask)
+			return raise_err(c, EXC_GP, 0);
+	}
+	if (!mmu_load_pdptes(c, s->cr0, val, s->cr4, s->efer))
+		return false;
+	s->cr3 = val;
+	if (!(s->cr0 & CR0_PG))
+		return true;
+	mmu_select(c);
+	if (!keep)
+		bank_flush(c->mmu->bank[c->mmu->now], true);
+	c->xlat_gen++;
+	return true;
+}
+
+bool mmu_invpcid(struct tcg_cpu *c, u64 type, u64 pcid, gva_t lin)
+{
+	struct mmu *m = c->mmu;
+	bool pcide = c->v.s.cr4 & CR4_PCIDE;
+
+	if (type > 3 || (type < 2 && !pcide && pcid) || pcid > 0xfff || (type == 0 && !is_canonical(lin)))
+		return raise_err(c, EXC_GP, 0);
+	if (type >= 2) {
+		flush_banks(c, type == 3);
+		return true;
+	}
+	int i = bank_of(m, (unsigned)pcid);
+
+	c->xlat_gen++;
+	if (i == NO_BANK)
+		return true;
+	if (type == 1) {
+		bank_flush(m->bank[i], true);
+		return true;
+	}
+	view_drop_page(&m->bank[i]->view[0], lin); /* global entries too: allowed */
+	view_drop_page(&m->bank[i]->view[1], lin);
+	return true;
+}
+
+/* --- finding the place -------------------------------------------------------------------------- */
+u8 *phys_ptr(const struct tcg_cpu *c, gpa_t gpa, bool *rom)
+{
+	const struct memory *m = c->v.env->mem;
+
+	for (u32 i = 0; i < m->n; i++) {
+		const struct mem_region *r = &m->region[i];
+
+		if (gpa - r->gpa < r->bytes) {
+			*rom = r->rom;
+			return r->host + (gpa - r->gpa);
+		}
+	}
+	return NULL;
+}
+
+void phys_written(struct tcg_cpu *c, gpa_t gpa, unsigned len)
+{
+	if (unlikely(code_map_hit(c->code, gpa, len)))
+		interp_invalidate(c, gpa, len);
+}
+
+static gva_t lin_wrap(const struct tcg_cpu *c, gva_t lin, bool sup)
+{
+	return (sup ? c->long_mode : c->mode == MODE_64) ? lin : (u32)lin;
+}
+
+static bool is_lapic(const struct tcg_cpu *c, gpa_t gpa)
+{
+	return c->v.apic && lapic_base(c->v.apic) == ALIGN_DOWN(gpa, PAGE_SIZE);
+}
+
+static bool lookup(struct tcg_cpu *c, struct view *v, gva_t lin, enum access acc, struct place *p)
+{
+	unsigned i = tlb_index(lin);
+	const struct tlb_entry *t = acc & ACC_W ? &v->t.w[i] : acc & ACC_X ? &v->t.x[i] : &v->t.r[i];
+	gva_t page = ALIGN_DOWN(lin, PAGE_SIZE);
+
+	*p = (struct place){ .gpa = v->x_gpa[i] | lin % PAGE_SIZE };
+	if (acc & ACC_W && v->c[i].tag == page) {
+		t = &v->c[i];
+		p->gpa = v->c_gpa[i] | lin % PAGE_SIZE;
+		p->code = atomic_load_explicit(code_word(c->code, p->gpa), memory_order_acquire);
+		if (!p->code) /* the page has become plain data: let a write entry be made */
+			return false;
+	}
+	if (t->tag != page)
+		return false;
+	p->host = (u8 *)(uintptr_t)(lin + t->addend);
+	return true;
+}
+
+/* Enter what the walk w allows: the kind asked for, and beside a read what needs no further check. */
+static void fill(struct tcg_cpu *c, struct view *v, gva_t lin, enum access acc, const struct walk *w,
+		 const struct place *p)
+{
+	struct mmu *m = c->mmu;
+	const u8 *page = (const u8 *)ALIGN_DOWN((uintptr_t)p->host, PAGE_SIZE);
+	unsigned i = tlb_index(lin);
+
+	c->stat_tlb_fills++;
+	if (v == &m->bank[m->now]->view[0] && w->user && c->v.s.cr4 & CR4_SMAP && !(acc & ACC_X))
+		return;
+	if ((acc & (ACC_X | ACC_W)) == ACC_X) {
+		v->x_gpa[i] = ALIGN_DOWN(p->gpa, PAGE_SIZE);
+		view_fill(m, v, KIND_X, lin, page, w);
+		return;
+	}
+	if (acc & ACC_R || !(acc & ACC_W))
+		view_fill(m, v, KIND_R, lin, page, w);
+	if (p->rom || !w->write || !w->dirty)
+		return;
+	if (p->code) {
+		v->c_gpa[i] = ALIGN_DOWN(p->gpa, PAGE_SIZE);
+		view_fill(m, v, KIND_C, lin, page, w);
+		return;
+	}
+	view_drop(v, KIND_C * TLB_SIZE + i);
+	view_fill(m, v, KIND_W, lin, page, w);
+}
+
+/* Translate and check one byte's access, which stands for all in its page.  False: #PF, or #GP(0) for an
+ * address that is not canonical. */
+static bool locate(struct tcg_cpu *c, gva_t lin, enum access acc, bool sup, struct place *p)
+{
+	const struct cpu_state *s = &c->v.s;
+	bool user = c->cpl == 3 && !sup;
+	struct view *v = &c->mmu->bank[c->mmu->now]->view[user];
+	struct walk w = { .gpa = ALIGN_DOWN(lin, PAGE_SIZE), .shift = 12, .write = true, .dirty = true };
+
+	if (lookup(c, v, lin, acc, p))
+		return true;
+	if (c->long_mode && !is_canonical(lin))
+		return raise_err(c, EXC_GP, 0);
+	if (s->cr0 & CR0_PG) {
+		struct walk_for how = { acc, user, s->rflags & FL_AC && c->cpl < 3 && !sup };
+
+		if (!walk_tables(c, lin, how, &w)) {
+			c->exc = (struct exc){ .vector = EXC_PF, .has_error = true, .error = w.error,
+					       .cr2 = lin };
+			return false;
+		}
+	}
+	*p = (struct place){ .gpa = w.gpa | lin % PAGE_SIZE };
+	if (is_lapic(c, p->gpa))
+		return true;
+	p->host = phys_ptr(c, p->gpa, &p->rom);
+	if (!p->host)
+		return true;
+	if (w.write && !p->rom)
+		p->code = atomic_load_explicit(code_word(c->code, p->gpa), memory_order_acquire);
+	fill(c, v, lin, acc, &w, p);
+	return true;
+}
+
+/* The one or two pages of [lin, lin+size); place[1] is used if it crosses.  *first: bytes in page one. */
+static bool locate_span(struct tcg_cpu *c, gva_t lin, unsigned size, enum access acc, bool sup,
+			struct place place[2], unsigned *first)
+{
+	*first = (unsigned)MIN(size, PAGE_SIZE - lin % PAGE_SIZE);
+	return locate(c, lin, acc, sup, &place[0]) &&
+	       (*first == size || locate(c, lin_wrap(c, lin + *first, sup), acc, sup, &place[1]));
+}
+
+/* --- reading and writing places ------------------------------------------------------------------ */
+static u64 mmio_read(struct tcg_cpu *c, gpa_t gpa, unsigned size)
+{
+	fp_leave(c);
+	if (is_lapic(c, gpa))
+		return size == 4 && gpa % 4 == 0 ? lapic_mmio_read(c->v.apic, gpa % PAGE_SIZE) : 0;
+	return bus_read(c->v.env->mmio, gpa, size);
+}
+
+static void mmio_write(struct tcg_cpu *c, gpa_t gpa, unsigned size, u64 val)
+{
+	fp_leave(c);
+	if (!is_lapic(c, gpa))
+		bus_write(c->v.env->mmio, gpa, size, val);
+	else if (size == 4 && gpa % 4 == 0)
+		lapic_mmio_write(c->v.apic, gpa % PAGE_SIZE, (u32)val);
+}
+
+/* n is 1 to 8; the odd sizes are parts of accesses that cross pages. */
+static u64 place_read(struct tcg_cpu *c, const struct place *p, unsigned n)
+{
+	bool whole = (n & (n - 1)) == 0;
+	u64 val = 0;
+
+	if (whole)
+		return p->host ? host_load(p->host, n) : mmio_read(c, p->gpa, n);
+	for (unsigned i = 0; i < n; i++)
+		val |= (p->host ? p->host[i] : mmio_read(c, p->gpa + i, 1) & 0xff) << 8 * i;
+	return val;
+}
+
+static void place_write(struct tcg_cpu *c, const struct place *p, unsigned n, u64 val)
+{
+	bool whole = (n & (n - 1)) == 0;
+
+	if (p->rom)
+		return;
+	if (!whole) {
+		for (unsigned i = 0; i < n; i++) {
+			struct place at = { p->gpa + i, p->host ? p->host + i : NULL, false, p->code };
+
+			place_write(c, &at, 1, val >> 8 * i);
+		}
+		return;
+	}
+	if (!p->host) {
+		mmio_write(c, p->gpa, n, val);
+		return;
+	}
+	host_store(p->host, n, val);
+	if (unlikely(p->code & code_span(p->gpa, n)))
+		interp_invalidate(c, p->gpa, n);
+}
+
+/* CR0.AM and EFLAGS.AC at CPL 3; mmu_select sees to it that such accesses all come here. */
+static bool aligned(struct tcg_cpu *c, gva_t lin, unsigned size, bool sup)
+{
+	if (likely(c->tlb != c->mmu->empty) || sup || size > 8 || !(lin & (size - 1)))
+		return true;
+	return raise_err(c, EXC_AC, 0);
+}
+
+bool mmu_load(struct tcg_cpu *c, gva_t lin, unsigned size, u64 *val, bool sup)
+{
+	struct place p[2];
+	unsigned n;
+
+	lin = lin_wrap(c, lin, sup);
+	if (!aligned(c, lin, size, sup) || !locate_span(c, lin, size, ACC_R, sup, p, &n))
+		return false;
+	*val = place_read(c, &p[0], n);
+	if (n < size)
+		*val |= place_read(c, &p[1], size - n) << 8 * n;
+	return true;
+}
+
+bool mmu_store(struct tcg_cpu *c, gva_t lin, unsigned size, u64 val, bool sup)
+{
+	struct place p[2];
+	unsigned n;
+
+	lin = lin_wrap(c, lin, sup);
+	if (!aligned(c, lin, size, sup) || !locate_span(c, lin, size, ACC_W, sup, p, &n))
+		return false;
+	place_write(c, &p[0], n, val);
+	if (n < size)
+		place_write(c, &p[1], size - n, val >> 8 * n);
+	return true;
+}
+
+bool lin_host(struct tcg_cpu *c, gva_t lin, unsigned size, enum access acc, void **host)
+{
+	struct place p[2];
+	unsigned n;
+
+	lin = lin_wrap(c, lin, false);
+	*host = NULL;
+	if (!aligned(c, lin, size, false) || !locate_span(c, lin, size, acc, false, p, &n))
+		return false;
+	if (n == size && p[0].host && !(acc & ACC_W && (p[0].rom || p[0].code & code_span(p[0].gpa, size))))
+		*host = p[0].host;
+	return true;
+}
+
+bool lin_read_bytes(struct tcg_cpu *c, gva_t lin, void *buf, unsigned len)
+{
+	struct place p[2];
+	unsigned n, at = 0;
+
+	lin = lin_wrap(c, lin, false);
+	if (!len)
+		return true;
+	if (!locate_span(c, lin, len, ACC_R, false, p, &n))
+		return false;
+	for (unsigned part = 0; at < len; part++, n = len - at) {
+		for (unsigned i = 0; i < n && !p[part].host; i++)
+			((u8 *)buf)[at + i] = (u8)mmio_read(c, p[part].gpa + i, 1);
+		if (p[part].host)
+			memcpy((u8 *)buf + at, p[part].host, n);
+		at += n;
+	}
+	return true;
+}
+
+static void place_write_bytes(struct tcg_cpu *c, const struct place *p, const u8 *buf, unsigned n)
+{
+	if (p->rom)
+		return;
+	for (unsigned i = 0; i < n && !p->host; i++)
+		mmio_write(c, p->gpa + i, 1, buf[i]);
+	if (!p->host)
+		return;
+	memcpy(p->host, buf, n);
+	if (p->code & code_span(p->gpa, n))
+		interp_invalidate(c, p->gpa, n);
+}
+
+bool lin_write_bytes(struct tcg_cpu *c, gva_t lin, const void *buf, unsigned len)
+{
+	struct place p[2];
+	unsigned n;
+
+	lin = lin_wrap(c, lin, false);
+	if (!len)
+		return true;
+	if (!locate_span(c, lin, len, ACC_W, false, p, &n))
+		return false;
+	place_write_bytes(c, &p[0], buf, n);
+	if (n < len)
+		place_write_bytes(c, &p[1], (const u8 *)buf + n, len - n);
+	return true;
+}
+
+bool mmu_fetch(struct tcg_cpu *c, gva_t lin, const u8 **host, gpa_t *gpa)
+{
+	struct place p;
+
+	lin = lin_wrap(c, lin, false);
+	if (!locate(c, ALIGN_DOWN(lin, PAGE_SIZE), ACC_X, false, &p)) {
+		if (c->exc.vector == EXC_PF)
+			c->exc.cr2 = lin;
+		return false;
+	}
+	*host = p.host;
+	*gpa = p.gpa;
+	return true;
+}
+
+/* --- code pages ----------------------------------------------------------------------------------- */
+/* Call fn for each used write entry of every bank. */
+static void each_writer(struct tcg_cpu *c, void (*fn)(struct tcg_cpu *, struct view *, unsigned, u8 *, gpa_t),
+			gpa_t arg)
+{
+	for (unsigned i = 0; i < BANKS * 2; i++) {
+		struct bank *b = c->mmu->bank[i / 2];
+
+		for (unsigned w = KIND_W * WORDS; b && w < (KIND_W + 1) * WORDS; w++) {
+			struct view *v = &b->view[i % 2];
+
+			for (u64 bits = v->used[w]; bits; bits &= bits - 1) {
+				unsigned slot = w * 64 + (unsigned)__builtin_ctzll(bits);
+				const struct tlb_entry *t = view_entry(v, slot);
+
+				fn(c, v, slot, (u8 *)(uintptr_t)(t->tag + t->addend), arg);
+			}
+		}
+	}
+}
+
+static void drop_if_page(struct tcg_cpu *c, struct view *v, unsigned slot, u8 *host, gpa_t page)
+{
+	bool rom;
+
+	if (host == phys_ptr(c, page, &rom))
+		view_drop(v, slot);
+}
+
+void mmu_code_added(struct tcg_cpu *c, gpa_t gpa, u32 len)
+{
+	struct engine_env *env = c->v.env;
+	_Atomic u64 *w = code_word(c->code, gpa);
+
+	if (!w || atomic_fetch_or(w, code_span(gpa, len))) /* not memory, or nobody has write entries */
+		return;
+	each_writer(c, drop_if_page, ALIGN_DOWN(gpa, PAGE_SIZE));
+	if (env->nr_vcpus < 2)
+		return;
+	fp_leave(c);
+	for (u32 i = 0; i < env->nr_vcpus; i++)
+		if (env->vcpus[i] && env->vcpus[i] != &c->v)
+			vcpu_request(env->vcpus[i], VREQ_FLUSH);
+}
+
+static void drop_if_code(struct tcg_cpu *c, struct view *v, unsigned slot, u8 *host, gpa_t unused)
+{
+	const struct memory *m = c->v.env->mem;
+
+	for (u32 i = 0; i < m->n; i++) {
+		u64 off = (u64)(host - m->region[i].host);
+
+		if (off >= m->region[i].bytes)
+			continue;
+		gpa_t gpa = m->region[i].gpa + off;
+
+		if (code_map_hit(c->code, gpa, PAGE_SIZE)) {
+			view_drop(v, slot);
+			interp_invalidate(c, gpa, PAGE_SIZE);
+		}
+		return;
+	}
+}
+
+void mmu_drop_code_writers(struct tcg_cpu *c)
+{
+	each_writer(c, drop_if_code, 0);
+}
