@@ -199,6 +199,8 @@ bool cpuid_is_amd(const struct vcpu *v);
 /* MSRs that are the same for both engines' models (not APIC, not FS/GS/TSC): false: #GP. */
 bool msr_read(struct vcpu *v, u32 msr, u64 *val);
 bool msr_write(struct vcpu *v, u32 msr, u64 val);
+/* Write the paravirtual clock's page afresh, if the guest has one: after a pause or a restore. */
+void kvmclock_update(struct vcpu *v);
 /* Host TSC frequency in kHz: CPUID 0x40000010, CPUID 0x15, else the kernel's own conversion
  * (perf event page), else measured. */
 u64 host_tsc_khz(void);
