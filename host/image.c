@@ -62,8 +62,8 @@ static int image_lock(const struct image *im, struct err *e)
 		return 0;
 	if (errno == EAGAIN || errno == EACCES)
 		return err_set(e, -EBUSY,
-			       "disk %s: locked by another process or --disk; stop that one%s", im->path,
-			       im->ro ? "" : ", or open both with ,ro");
+			       "disk %s: locked by another process or --disk; stop that one, or "
+			       "open both with ,ro", im->path);
 	log_warn("disk", "%s: cannot be locked (%s); make sure that nobody else writes to it", im->path,
 		 strerror(errno));
 	return 0;
