@@ -5,6 +5,7 @@
  * by near branches in 64-bit code, REX.R by segment register numbers. */
 #include <cpuid.h>
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "ops.h"
 
@@ -23,16 +24,24 @@ enum {
 };
 
 struct row_info {
-	u32 accept; /* KEY_*; 0: the host lacks the feature */
-	u16 next;   /* row + 1 of the next candidate for this opcode, 0: none */
-	u8 size;    /* enum opd_size of in->size */
-	bool vvvv;  /* an operand is in VEX.vvvv */
+	u32 accept;   /* KEY_*; 0: the host lacks the feature */
+	u16 next;     /* row + 1 of the next candidate for this opcode, 0: none */
+	u8 size;      /* enum opd_size of in->size */
+	u8 nopd;
+	bool vvvv;    /* an operand is in VEX.vvvv */
+	bool vsib;
+	bool address; /* a ModRM byte with mod < 3 means memory */
 };
+
+/* Where a register number comes from. */
+enum source { SRC_NONE, SRC_RM, SRC_REG, SRC_OPCODE, SRC_VVVV, SRC_SUB, SRC_NR };
 
 /* const after build_index */
 static pthread_once_t index_once = PTHREAD_ONCE_INIT;
+static _Atomic bool index_ready;
 static struct row_info rows[ROWS_MAX];
 static u16 slots[MAP_NR][256]; /* row + 1 of the first candidate, SLOT_MODRM */
+static u8 sizes[24][SZ_NR];    /* operand sizes in bytes, by size_context() */
 
 static const struct op op_undefined = { .name = "(bad)", .cls = CLS_UD, .flags = F_ENDS };
 
@@ -138,11 +147,14 @@ static void index_row(unsigned n)
 
 	row->accept = host_has(op->feature) ? row_accept(op) : 0;
 	row->size = row_size(op);
+	row->address = op_has_modrm(op);
 	for (unsigned i = 0; i < ARRAY_LEN(op->spec); i++) {
 		u8 form = opd_specs[op->spec[i]].form;
 
-		if (form == FORM_B || form == FORM_H)
-			row->vvvv = true;
+		row->nopd += form != FORM_NONE;
+		row->vvvv |= form == FORM_B || form == FORM_H;
+		row->vsib |= form == FORM_VSIB;
+		row->address &= form != FORM_RX;
 		if (form == FORM_Z || form == FORM_STI)
 			span = 8 - (op->opcode & 7);
 	}
@@ -154,11 +166,71 @@ static void index_row(unsigned n)
 	}
 }
 
+/* Everything that operand sizes depend on, as a number below 24. */
+static unsigned size_context(unsigned osize, bool mode64, bool w, bool l)
+{
+	return (osize >> 2) * 8 + mode64 * 4 + w * 2 + l; /* osize 2, 4, 8: 0, 1, 2 */
+}
+
+/* SZ_DB and SZ_DW: the size in memory. */
+static u8 size_bytes(u8 size, u8 v, bool mode64, bool w, bool l)
+{
+	u8 x = l ? 32 : 16;
+
+	if (size <= SZ_LITERAL)
+		return size;
+	switch ((enum opd_size)size) {
+	case SZ_V:
+		return v;
+	case SZ_Y:
+		return mode64 && w ? 8 : 4;
+	case SZ_Z:
+		return v == 2 ? 2 : 4;
+	case SZ_N:
+		return mode64 ? 8 : 4;
+	case SZ_HV:
+		return v / 2;
+	case SZ_2V:
+		return v * 2;
+	case SZ_P:
+		return v + 2;
+	case SZ_S:
+		return mode64 ? 10 : 6;
+	case SZ_X:
+		return x;
+	case SZ_HX:
+		return x / 2;
+	case SZ_FX:
+		return x / 4;
+	case SZ_EX:
+		return x / 8;
+	case SZ_DB:
+		return 1;
+	case SZ_DW:
+		return 2;
+	case SZ_ENV:
+		return v == 2 ? 14 : 28;
+	default:
+		return v == 2 ? 94 : 108; /* SZ_SAVE */
+	}
+}
+
+static void index_sizes(void)
+{
+	for (unsigned v = 2; v <= 8; v *= 2)
+		for (unsigned n = 0; n < 8; n++)
+			for (unsigned size = 0; size < SZ_NR; size++)
+				sizes[size_context(v, n & 4, n & 2, n & 1)][size] =
+					size_bytes((u8)size, (u8)v, n & 4, n & 2, n & 1);
+}
+
 static void build_index(void)
 {
 	ASSERT(op_rows_n < ROWS_MAX);
 	for (unsigned n = op_rows_n; n-- > 0;)
 		index_row(n);
+	index_sizes();
+	atomic_store_explicit(&index_ready, true, memory_order_release);
 }
 
 /* --- one instruction --------------------------------------------------------------------------- */
@@ -172,32 +244,25 @@ struct cursor {
 	u8 map;
 	u8 osize;            /* effective operand size */
 	u8 imms;             /* immediates taken */
-	bool vsib;
 	u8 b[48];            /* the bytes, zeros after them: reads never need a check, the end does */
 };
 
 static u64 take(struct cursor *d, unsigned size)
 {
-	const u8 *p = d->b + d->at;
+	unsigned shift = 64 - 8 * size;
+	u64 v = ld64(d->b + d->at) << shift >> shift;
 
 	d->at += size;
-	switch (size) {
-	case 1:
-		return *p;
-	case 2:
-		return ld16(p);
-	case 4:
-		return ld32(p);
-	default:
-		return ld64(p);
-	}
+	return v;
 }
 
 static s64 take_signed(struct cursor *d, unsigned size)
 {
 	unsigned shift = 64 - 8 * size;
+	s64 v = (s64)(ld64(d->b + d->at) << shift) >> shift;
 
-	return (s64)(take(d, size) << shift) >> shift;
+	d->at += size;
+	return v;
 }
 
 /* Legacy prefixes and REX; d->at is then at the opcode. */
@@ -372,7 +437,7 @@ static void take_mem16(struct cursor *d)
 		in->disp = take_signed(d, mod);
 }
 
-static void take_mem(struct cursor *d)
+static void take_mem(struct cursor *d, bool vsib)
 {
 	struct insn *in = d->in;
 	unsigned mod = in->modrm >> 6, base = in->modrm & 7;
@@ -383,7 +448,7 @@ static void take_mem(struct cursor *d)
 		u8 index = (b >> 3 & 7) | (in->rex << 2 & 8);
 
 		base = b & 7;
-		if (index != RSP || d->vsib) {
+		if (index != RSP || vsib) {
 			in->index = index;
 			in->scale = b >> 6;
 		}
@@ -399,67 +464,15 @@ static void take_mem(struct cursor *d)
 }
 
 /* SIB, displacement and segment of the memory operand. */
-static void take_address(struct cursor *d)
+static void take_address(struct cursor *d, bool vsib)
 {
 	struct insn *in = d->in;
 
 	if (in->asize == 2)
 		take_mem16(d);
 	else
-		take_mem(d);
+		take_mem(d, vsib);
 	in->seg = in->base == RSP || in->base == RBP ? SEG_SS : SEG_DS;
-}
-
-static u8 resolve_size(const struct cursor *d, u8 size, bool is_reg)
-{
-	const struct insn *in = d->in;
-	u8 v = d->osize, x = in->vexl ? 32 : 16;
-
-	if (size <= SZ_LITERAL)
-		return size;
-	switch ((enum opd_size)size) {
-	case SZ_V:
-		return v;
-	case SZ_Y:
-		return in->mode == MODE_64 && in->rex & 8 ? 8 : 4;
-	case SZ_Z:
-		return v == 2 ? 2 : 4;
-	case SZ_N:
-		return in->mode == MODE_64 ? 8 : 4;
-	case SZ_HV:
-		return v / 2;
-	case SZ_2V:
-		return v * 2;
-	case SZ_P:
-		return v + 2;
-	case SZ_S:
-		return in->mode == MODE_64 ? 10 : 6;
-	case SZ_X:
-		return x;
-	case SZ_HX:
-		return x / 2;
-	case SZ_FX:
-		return x / 4;
-	case SZ_EX:
-		return x / 8;
-	case SZ_DB:
-		return is_reg ? 4 : 1;
-	case SZ_DW:
-		return is_reg ? 4 : 2;
-	case SZ_ENV:
-		return v == 2 ? 14 : 28;
-	default:
-		return v == 2 ? 94 : 108; /* SZ_SAVE */
-	}
-}
-
-/* A byte register is AH-BH if numbered 4-7 without any REX. */
-static void set_reg(struct cursor *d, struct opd *o, unsigned reg)
-{
-	bool high = o->size == 1 && reg >= 4 && !(d->in->prefixes & (PFX_REX | PFX_VEX));
-
-	o->kind = high ? OPD_REGH : OPD_REG;
-	o->reg = (u8)(high ? reg - 4 : reg);
 }
 
 static void set_imm(struct cursor *d, struct opd *o, u64 value)
@@ -471,18 +484,12 @@ static void set_imm(struct cursor *d, struct opd *o, u64 value)
 		d->in->imm = value;
 }
 
-static void set_opd(struct opd *o, enum opd_kind kind, unsigned reg)
-{
-	o->kind = (u8)kind;
-	o->reg = (u8)reg;
-}
-
-/* Immediates, branch targets, far pointers, memory offsets, string operands. */
-static void take_other_operand(struct cursor *d, struct opd *o, const struct opd_spec *s)
+/* Operands that are bytes of the instruction. */
+static void take_immediate(struct cursor *d, struct opd *o, u8 form)
 {
 	struct insn *in = d->in;
 
-	switch ((enum opd_form)s->form) {
+	switch ((enum opd_form)form) {
 	case FORM_I:
 		set_imm(d, o, take(d, o->size));
 		break;
@@ -495,114 +502,99 @@ static void take_other_operand(struct cursor *d, struct opd *o, const struct opd
 		break;
 	case FORM_J:
 		in->imm = (u64)take_signed(d, o->size);
-		o->kind = OPD_REL;
 		break;
 	case FORM_A:
 		in->imm = take(d, d->osize);
 		in->imm2 = (u16)take(d, 2);
-		o->kind = OPD_FAR;
 		break;
 	case FORM_O:
 		in->disp = (s64)take(d, in->asize);
-		o->kind = OPD_MEM;
 		break;
-	case FORM_X:
-		o->kind = OPD_STR_SRC;
-		break;
-	case FORM_Y:
-		o->kind = OPD_STR_DST;
-		break;
-	case FORM_L: /* bit 7 is ignored outside 64-bit code */
-		set_opd(o, OPD_VEC, take(d, 1) >> 4 & (in->mode == MODE_64 ? 15 : 7));
-		break;
-	default:
-		o->kind = OPD_NONE;
+	default: /* FORM_L; bit 7 is ignored outside 64-bit code */
+		o->reg = take(d, 1) >> 4 & (in->mode == MODE_64 ? 15 : 7);
 	}
 }
 
-/* Fill in->opd[i].  False: #UD. */
-static bool take_operand(struct cursor *d, unsigned i, const struct opd_spec *s)
+/* What a form becomes: kind with mod = 3 and else, where its number is and how much of it counts. */
+static const struct form_info {
+	u8 reg_kind, mem_kind, source, mask;
+	bool immediate;
+} forms[] = {
+	[FORM_E] = { OPD_REG, OPD_MEM, SRC_RM, 15 },
+	[FORM_G] = { OPD_REG, OPD_REG, SRC_REG, 15 },
+	[FORM_R] = { OPD_REG, OPD_REG, SRC_RM, 15 },
+	[FORM_RX] = { OPD_REG, OPD_REG, SRC_RM, 15 },
+	[FORM_M] = { OPD_MEM, OPD_MEM },
+	[FORM_VSIB] = { OPD_MEM, OPD_MEM },
+	[FORM_Z] = { OPD_REG, OPD_REG, SRC_OPCODE, 15 },
+	[FORM_B] = { OPD_REG, OPD_REG, SRC_VVVV, 15 },
+	[FORM_FIX] = { OPD_REG, OPD_REG, SRC_SUB, 15 },
+	[FORM_FIXH] = { OPD_REGH, OPD_REGH, SRC_SUB, 15 },
+	[FORM_IMP] = { OPD_REG, OPD_REG, SRC_SUB, 15 },
+	[FORM_IMPH] = { OPD_REGH, OPD_REGH, SRC_SUB, 15 },
+	[FORM_I] = { OPD_IMM, OPD_IMM, .immediate = true },
+	[FORM_IS] = { OPD_IMM, OPD_IMM, .immediate = true },
+	[FORM_ONE] = { OPD_IMM, OPD_IMM, .immediate = true },
+	[FORM_J] = { OPD_REL, OPD_REL, .immediate = true },
+	[FORM_A] = { OPD_FAR, OPD_FAR, .immediate = true },
+	[FORM_O] = { OPD_MEM, OPD_MEM, .immediate = true },
+	[FORM_X] = { OPD_STR_SRC, OPD_STR_SRC },
+	[FORM_Y] = { OPD_STR_DST, OPD_STR_DST },
+	[FORM_S] = { OPD_SREG, OPD_SREG, SRC_REG, 7 },
+	[FORM_SFIX] = { OPD_SREG, OPD_SREG, SRC_SUB, 15 },
+	[FORM_C] = { OPD_CR, OPD_CR, SRC_REG, 15 },
+	[FORM_D] = { OPD_DR, OPD_DR, SRC_REG, 15 },
+	[FORM_V] = { OPD_VEC, OPD_VEC, SRC_REG, 15 },
+	[FORM_H] = { OPD_VEC, OPD_VEC, SRC_VVVV, 15 },
+	[FORM_W] = { OPD_VEC, OPD_MEM, SRC_RM, 15 },
+	[FORM_U] = { OPD_VEC, OPD_VEC, SRC_RM, 15 },
+	[FORM_L] = { OPD_VEC, OPD_VEC, .immediate = true },
+	[FORM_XMM0] = { OPD_VEC, OPD_VEC },
+	[FORM_P] = { OPD_MMX, OPD_MMX, SRC_REG, 7 },
+	[FORM_Q] = { OPD_MMX, OPD_MEM, SRC_RM, 7 },
+	[FORM_N] = { OPD_MMX, OPD_MMX, SRC_RM, 7 },
+	[FORM_ST0] = { OPD_ST, OPD_ST },
+	[FORM_STI] = { OPD_ST, OPD_ST, SRC_RM, 7 },
+};
+
+/* Fill in->opd[i]; regs: the register numbers by enum source. */
+static void take_operand(struct cursor *d, unsigned i, u8 *regs, const u8 *size)
 {
 	struct insn *in = d->in;
 	struct opd *o = &in->opd[i];
-	unsigned reg = (in->modrm >> 3 & 7) | (in->rex << 1 & 8);
-	unsigned rm = (in->modrm & 7) | (in->rex << 3 & 8);
+	const struct opd_spec *s = &opd_specs[in->op->spec[i]];
+	const struct form_info *f = &forms[s->form];
 	bool mem = in->modrm < 0xc0;
 
-	o->size = resolve_size(d, s->size, !mem);
-	switch ((enum opd_form)s->form) {
-	case FORM_E:
-	case FORM_W:
-	case FORM_Q:
-		if (mem)
-			o->kind = OPD_MEM;
-		else if (s->form == FORM_E)
-			set_reg(d, o, rm);
-		else
-			set_opd(o, s->form == FORM_W ? OPD_VEC : OPD_MMX, s->form == FORM_W ? rm : rm & 7);
-		return true;
-	case FORM_M:
-	case FORM_VSIB:
-		o->kind = OPD_MEM;
-		return true;
-	case FORM_G:
-		set_reg(d, o, reg);
-		return true;
-	case FORM_R:
-	case FORM_RX:
-		set_reg(d, o, rm);
-		return true;
-	case FORM_Z:
-		set_reg(d, o, (d->opcode & 7u) | (in->rex << 3 & 8));
-		return true;
-	case FORM_B:
-		set_opd(o, OPD_REG, in->vvvv);
-		return true;
-	case FORM_FIX:
-	case FORM_IMP:
-		set_opd(o, OPD_REG, s->sub);
-		return true;
-	case FORM_IMPH:
-		set_opd(o, OPD_REGH, s->sub);
-		return true;
-	case FORM_S: /* there are six; CS is not to be loaded */
-		set_opd(o, OPD_SREG, reg & 7);
-		return o->reg < SEG_NR && (i != 0 || o->reg != SEG_CS);
-	case FORM_SFIX:
-		set_opd(o, OPD_SREG, s->sub);
-		return true;
-	case FORM_C:
-		set_opd(o, OPD_CR, reg);
+	regs[SRC_SUB] = s->sub;
+	o->kind = mem ? f->mem_kind : f->reg_kind;
+	o->reg = regs[f->source] & f->mask;
+	o->size = size[s->size];
+	if (f->immediate)
+		take_immediate(d, o, s->form);
+	else if (o->kind == OPD_MEM)
+		o->reg = 0;
+	else if (o->kind == OPD_REG && o->size <= 2 && (s->size == SZ_DB || s->size == SZ_DW))
+		o->size = 4;
+	else if (o->kind == OPD_REG && o->size == 1 && o->reg >= 4 && !(in->prefixes & PFX_REX)) {
+		o->kind = OPD_REGH; /* 4-7 without REX: AH-BH */
+		o->reg -= 4;
+	}
+}
+
+/* Registers that do not exist, and CS as a destination. */
+static bool opd_exists(const struct insn *in, unsigned i)
+{
+	u8 reg = in->opd[i].reg;
+
+	switch (in->opd[i].kind) {
+	case OPD_SREG:
+		return reg < SEG_NR && !(i == 0 && reg == SEG_CS && in->op->flags & F_W0);
+	case OPD_CR:
 		return reg == 0 || (reg >= 2 && reg <= 4) || reg == 8;
-	case FORM_D:
-		set_opd(o, OPD_DR, reg);
+	case OPD_DR:
 		return reg < 8;
-	case FORM_V:
-		set_opd(o, OPD_VEC, reg);
-		return true;
-	case FORM_H:
-		set_opd(o, OPD_VEC, in->vvvv);
-		return true;
-	case FORM_U:
-		set_opd(o, OPD_VEC, rm);
-		return true;
-	case FORM_XMM0:
-		set_opd(o, OPD_VEC, 0);
-		return true;
-	case FORM_P:
-		set_opd(o, OPD_MMX, reg & 7);
-		return true;
-	case FORM_N:
-		set_opd(o, OPD_MMX, rm & 7);
-		return true;
-	case FORM_ST0:
-		set_opd(o, OPD_ST, 0);
-		return true;
-	case FORM_STI:
-		set_opd(o, OPD_ST, in->modrm & 7);
-		return true;
 	default:
-		take_other_operand(d, o, s);
 		return true;
 	}
 }
@@ -614,26 +606,33 @@ static bool gather_ok(const struct insn *in)
 	       in->index != in->vvvv;
 }
 
-static bool take_operands(struct cursor *d)
+/* False: #UD. */
+static bool take_operands(struct cursor *d, const struct row_info *row)
 {
 	struct insn *in = d->in;
-	const struct op *op = in->op;
-	const struct opd_spec *first = &opd_specs[op->spec[0]];
-	bool has_mem = in->modrm < 0xc0 && slots[d->map][d->opcode] & SLOT_MODRM;
+	unsigned rex = in->rex;
+	u8 regs[SRC_NR] = {
+		[SRC_RM] = (in->modrm & 7) | (rex << 3 & 8),
+		[SRC_REG] = (in->modrm >> 3 & 7) | (rex << 1 & 8),
+		[SRC_OPCODE] = (d->opcode & 7) | (rex << 3 & 8),
+		[SRC_VVVV] = in->vvvv,
+	};
+	const u8 *size = sizes[size_context(d->osize, in->mode == MODE_64, rex & 8, in->vexl)];
+	bool exist = true;
 
-	d->vsib = opd_specs[op->spec[1]].form == FORM_VSIB;
-	if (has_mem && first->form != FORM_RX && opd_specs[op->spec[1]].form != FORM_RX)
-		take_address(d);
+	in->size = size[row->size];
+	if (row->address && in->modrm < 0xc0)
+		take_address(d, row->vsib);
 	if (d->seg != SEG_NONE) {
 		in->seg = d->seg;
 		in->prefixes |= PFX_SEG;
 	}
-	for (unsigned i = 0; i < ARRAY_LEN(op->spec) && op->spec[i] != OT___; i++) {
-		if (!take_operand(d, i, &opd_specs[op->spec[i]]))
-			return false;
-		in->nopd++;
+	in->nopd = row->nopd;
+	for (unsigned i = 0; i < row->nopd; i++) {
+		take_operand(d, i, regs, size);
+		exist &= opd_exists(in, i);
 	}
-	return !d->vsib || gather_ok(in);
+	return exist && (!row->vsib || gather_ok(in));
 }
 
 /* 1, DECODE_UD or DECODE_GP.  d->at is the length either way. */
@@ -661,8 +660,7 @@ static int decode_at(struct cursor *d)
 	in->op = op;
 	d->osize = operand_size(in, op);
 	in->asize = address_size(in);
-	in->size = resolve_size(d, row->size, true);
-	if (!take_operands(d))
+	if (!take_operands(d, row))
 		return DECODE_UD;
 	if (in->prefixes & PFX_LOCK && (!(op->flags & F_LOCKOK) || in->opd[0].kind != OPD_MEM))
 		return DECODE_UD;
@@ -674,9 +672,10 @@ int decode(struct insn *in, const u8 *bytes, unsigned avail, enum cpu_mode mode)
 	struct cursor d = { .in = in, .seg = SEG_NONE };
 	int rc;
 
-	pthread_once(&index_once, build_index);
+	if (unlikely(!atomic_load_explicit(&index_ready, memory_order_acquire)))
+		pthread_once(&index_once, build_index);
 	*in = (struct insn){ .mode = (u8)mode, .seg = SEG_DS, .base = REG_NONE, .index = REG_NONE };
-	if (avail >= INSN_MAX)
+	if (likely(avail >= INSN_MAX)) /* a copy of known size is a few moves */
 		memcpy(d.b, bytes, avail = INSN_MAX);
 	else
 		memcpy(d.b, bytes, avail);
@@ -689,5 +688,6 @@ int decode(struct insn *in, const u8 *bytes, unsigned avail, enum cpu_mode mode)
 	if (rc == 1)
 		return in->len;
 	in->op = &op_undefined;
+	in->nopd = 0;
 	return rc;
 }
