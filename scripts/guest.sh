@@ -152,7 +152,9 @@ pack_root()
 	printf '127.0.0.1 localhost mvm\n' >"$d/etc/hosts"
 	printf '/dev/vda / ext4 defaults 0 1\n' >"$d/etc/fstab"
 	sed -i 's/^root:[^:]*:/root::/' "$d/etc/shadow"
-	: >"$d/etc/motd"
+	mkdir -p "$d/etc/inittab.d"
+	printf "This is Debian in mvm.  'poweroff' ends it; Ctrl-A x leaves at once, Ctrl-A h lists the keys.\n" \
+		>"$d/etc/motd"
 	rm -f "$d/etc/machine-id" "$d/etc/resolv.conf"
 	make_ext4 "$d" "$tmp/root.img" 512M mvm-root
 }

@@ -220,7 +220,7 @@ class Vm:
         # The typed text must not contain the mark itself, or its echo would be taken for the answer.
         self.send(f"{text}; echo {mark[:2]}''{mark[2:]} $?\n")
         start = self.seen
-        m = self.expect(re.escape(mark) + r" (\d+)\r?\n", timeout)
+        m = self.expect(re.escape(mark) + r" (\d+)\r*\n", timeout)
         out = self.log[start:m.start()].decode(errors="replace").replace("\r", "")
         return int(m.group(1)), out
 
@@ -261,7 +261,7 @@ def login(vm, timeout=150):
 
 def shell_ready(vm):
     vm.send("stty -echo; PS1=; bind 'set enable-bracketed-paste off' 2>/dev/null; echo shell''-ready\n")
-    vm.expect(r"shell-ready\r?\n", 60)
+    vm.expect(r"shell-ready\r*\n", 60)
 
 
 def initrd_shell(vm, timeout=120):

@@ -10,7 +10,7 @@ import time
 from harness import Failure, Scratch, Skip, Vm, check, fsck, initrd_shell, login, test
 
 # Words in dmesg that would tell of a fault in the machine we show to Linux.
-BAD_DMESG = re.compile(r"BUG|WARNING|Oops|Call Trace|unable to handle|spurious|not functional|"
+BAD_DMESG = re.compile(r"(?-i:BUG:|WARNING:)|Oops|Call Trace|unable to handle|spurious|not functional|"
                        r"firmware bug|timer doesn't work|I/O error|hung task|soft lockup|"
                        r"Clocksource .* unstable|IRQ .* nobody cared|ACPI Error|ACPI Warning|"
                        r"TSC calibration failed|unchecked MSR|i8042: (No controller|Can't)", re.I)
