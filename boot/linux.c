@@ -13,6 +13,7 @@ enum {
 	HDR_E820_ENTRIES = 0x1e8,
 	HDR_SETUP_SECTS = 0x1f1, /* the header begins */
 	HDR_SYSSIZE = 0x1f4,
+	HDR_VID_MODE = 0x1fa,
 	HDR_BOOT_FLAG = 0x1fe,
 	HDR_LENGTH = 0x201,
 	HDR_MAGIC = 0x202,
@@ -39,6 +40,7 @@ enum {
 enum { BOOT_FLAG = 0xaa55, LOADER_UNDEFINED = 0xff };
 enum { LOADED_HIGH = 1, KASLR_FLAG = 2, CAN_USE_HEAP = 0x80 };
 enum { XLF_KERNEL_64 = 1 };
+enum { VIDEO_CURRENT_MODE = 0x0f04 }; /* no mode is set, so no display is found (admin-guide/svga.rst) */
 enum { PROTOCOL_OLDEST = 0x206, ENTRY_64_OFF = 0x200, LOAD_HIGH = 0x100000 };
 enum { REAL_MODE_STACK = 0xf000 }; /* end of heap and stack in the real-mode segment */
 enum { SETUP_RNG_SEED = 9, RNG_SEED_BYTES = 32 };
@@ -217,6 +219,7 @@ static int load_real_mode(struct loader *l, const struct linux_header *h, struct
 	memcpy(setup, l->kernel.data, h->setup_len);
 	fill_header(l, setup);
 	setup[HDR_LOADFLAGS] |= CAN_USE_HEAP;
+	st16(setup + HDR_VID_MODE, VIDEO_CURRENT_MODE);
 	st32(setup + HDR_CODE32_START, (u32)at);
 	st16(setup + HDR_HEAP_END, REAL_MODE_STACK - 0x1000 - 0x200);
 	boot_put(l, LOW_REAL_MODE, setup, h->setup_len);
