@@ -29,7 +29,7 @@ TEST_SRC := $(sort $(wildcard tests/test.c tests/rig.c tests/unit/*.c tests/cont
 FUZZ_NAMES := $(filter-out replay,$(basename $(notdir $(sort $(wildcard tests/fuzz/*.c)))))
 
 obj = $(patsubst %.c,$(O)/obj/%.o,$(1))
-LIB_OBJ := $(call obj,$(LIB_SRC)) $(if $(SAN),,$(O)/obj/tools/libc_shim.o)
+LIB_OBJ := $(call obj,$(LIB_SRC)) $(if $(SAN),,$(O)/obj/tools/libc_shim.o $(O)/obj/tools/zstd_legacy.o)
 GUESTS := $(patsubst tests/guest/%.S,$(O)/guest-tests/%.elf,$(sort $(wildcard tests/guest/*.S)))
 REPLAYS := $(FUZZ_NAMES:%=$(O)/fuzz/%-replay)
 FUZZERS := $(FUZZ_NAMES:%=$(O)/fuzz/%)
@@ -38,7 +38,7 @@ TEST_BINS := $(O)/mvm-test $(if $(ORACLE_SRC),$(O)/mvm-oracle) $(REPLAYS)
 # --- flags ----------------------------------------------------------------------------------------
 WARN := -Wall -Wextra -Wno-unused-parameter
 COMMON := -std=gnu17 $(OPT) -mgeneral-regs-only -fstack-protector-strong -ffunction-sections \
-	-fdata-sections -fno-omit-frame-pointer -pthread -D_GNU_SOURCE -DMVM_VERSION='"$(VERSION)"' \
+	-fdata-sections -fno-omit-frame-pointer -fno-asynchronous-unwind-tables -pthread -D_GNU_SOURCE -DMVM_VERSION='"$(VERSION)"' \
 	-I. -I$(O)/gen
 LIBS := -lz -llzma -llz4 -lzstd -lcap-ng
 ifeq ($(SAN),)
@@ -49,7 +49,7 @@ CFLAGS := $(COMMON) $(WARN) -Werror -fPIE -isystem $(O)/inc
 MUSL := /usr/lib/x86_64-linux-musl
 gccfile = $(shell gcc -print-file-name=$(1))
 LINK = gcc -static-pie -nostdlib -Wl,-z,relro,-z,now,-z,noexecstack,-z,separate-code \
-	-Wl,--gc-sections,--build-id=sha1 -o $@ $(MUSL)/rcrt1.o $(MUSL)/crti.o $(call gccfile,crtbeginS.o) \
+	-Wl,--gc-sections,--build-id=sha1,--no-eh-frame-hdr,-Map=$@.map -o $@ $(MUSL)/rcrt1.o $(MUSL)/crti.o $(call gccfile,crtbeginS.o) \
 	$(filter %.o,$^) -L$(MUSL) -L/usr/lib/x86_64-linux-gnu $(LIBS:-l%=-l:lib%.a) \
 	-Wl,--start-group -lc -lgcc -lgcc_eh -Wl,--end-group $(call gccfile,crtendS.o) $(MUSL)/crtn.o
 else

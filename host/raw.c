@@ -301,11 +301,11 @@ static int raw_discard(struct image *im, u64 off, u64 len)
 
 static int raw_write_zero_bytes(struct image *im, u64 off, u64 len)
 {
-	static const u8 zeros[ZERO_CHUNK] __attribute__((aligned(4096)));
+	static u8 zeros[ZERO_CHUNK] __attribute__((aligned(4096))); /* in .bss: not in the file */
 	int rc = 0;
 
 	while (len && rc == 0) {
-		struct iovec v = { (void *)zeros, MIN(len, sizeof zeros) };
+		struct iovec v = { zeros, MIN(len, sizeof zeros) };
 
 		rc = raw_writev(im, &v, 1, off);
 		off += v.iov_len;
