@@ -19,15 +19,17 @@ struct desc {
 	u16 flags, next;
 };
 
+/* Ring words are accessed in one total order: each side stores its index, then looks whether the
+ * other still sleeps, and must not see the past (§2.7.7.2, §2.7.10.1). */
 static u16 ring_load16(const u8 *p)
 {
-	return __atomic_load_n((const u16 *)p, __ATOMIC_ACQUIRE);
+	return __atomic_load_n((const u16 *)p, __ATOMIC_SEQ_CST);
 }
 
 /* Store into the used ring, and say so to those who watch memory. */
 static void used_store16(struct vq *q, u32 off, u16 val)
 {
-	__atomic_store_n((u16 *)(q->used + off), val, __ATOMIC_RELEASE);
+	__atomic_store_n((u16 *)(q->used + off), val, __ATOMIC_SEQ_CST);
 	mem_dirty(q->mem, q->s->used + off, sizeof val);
 }
 
@@ -214,7 +216,7 @@ void vq_push(struct vq *q, const struct chain *c, u32 written)
 	mem_dirty(q->mem, q->s->used + off, USED_ENTRY);
 	q->s->used_idx = ++idx;
 	q->inflight--;
-	used_store16(q, RING_IDX, idx); /* release: the entry and the data are seen first */
+	used_store16(q, RING_IDX, idx); /* last: the entry and the data are seen first */
 }
 
 bool vq_wants_signal(struct vq *q)
@@ -224,8 +226,6 @@ bool vq_wants_signal(struct vq *q)
 	if (now == before)
 		return false;
 	q->s->signalled = now;
-	/* Our index must be visible before we look whether the driver still sleeps: §2.7.7.2. */
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	if (!q->event_idx)
 		return !(ring_load16(q->avail + RING_FLAGS) & RING_NO_NOTIFY);
 	u16 event = ring_load16(q->avail + RING_ENTRIES + q->size * AVAIL_ENTRY);
@@ -245,8 +245,6 @@ bool vq_kick_on(struct vq *q)
 		used_store16(q, RING_ENTRIES + q->size * USED_ENTRY, q->s->last_avail);
 	else
 		used_store16(q, RING_FLAGS, 0);
-	/* The driver looks at what we just wrote after moving avail.idx; we do the reverse. */
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	return ring_load16(q->avail + RING_IDX) != q->s->last_avail;
 }
 

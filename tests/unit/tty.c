@@ -52,7 +52,7 @@ static void dev_writable(struct device *dev)
 static void leave(void *ctx)
 {
 	OK(ctx == &left);
-	left = true;
+	__atomic_store_n(&left, true, __ATOMIC_SEQ_CST);
 }
 
 static void *run_loop(void *arg)
@@ -112,7 +112,7 @@ static void wait_left(void)
 {
 	for (int i = 0; i < 5000 && !__atomic_load_n(&left, __ATOMIC_SEQ_CST); i++)
 		usleep(1000);
-	OK(left);
+	OK(__atomic_load_n(&left, __ATOMIC_SEQ_CST));
 }
 
 static void make_room(size_t n)
@@ -204,7 +204,6 @@ TEST(tty_keys_leave_break_and_escape)
 	start(in[0], out[1], NULL);
 	OK(write(in[1], "ab\1bc\1\1d\1zq", 11) == 11);
 	usleep(20000);
-	room = 3;
 	make_room(3); /* a break keeps its place among the bytes */
 	wait_for(&breaks, 1);
 	EQ(break_at, 2);
@@ -213,7 +212,7 @@ TEST(tty_keys_leave_break_and_escape)
 	OK(!memcmp(got, "abc\1dq", 6));
 	OK(write(in[1], "\1h", 2) == 2);
 	expect_output(out[0], "\r\nmvm: Ctrl-A x      leave\r\n");
-	OK(!left);
+	OK(!__atomic_load_n(&left, __ATOMIC_SEQ_CST));
 	OK(write(in[1], "\1", 1) == 1);
 	usleep(10000);
 	OK(write(in[1], "x", 1) == 1);
@@ -307,7 +306,7 @@ TEST(tty_socket_is_written_without_blocking)
 			usleep(2000);
 	}
 	OK(sent > 8192);
-	room = 10;
+	make_room(10);
 	OK(write(s[1], "in", 2) == 2);
 	wait_for(&got_n, 2);
 	OK(!(fcntl(s[0], F_GETFL) & O_NONBLOCK));
@@ -477,21 +476,17 @@ static void die_with(int how)
 	close(master);
 }
 
-#ifdef __SANITIZE_ADDRESS__
-#define SANITIZED true /* the sanitizer has its own handlers */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED true /* sanitizers have their own handlers */
 #else
 #define SANITIZED false
 #endif
 
 TEST(tty_terminal_is_restored_by_exit_and_fatal_signals)
 {
+	static const int fatal[] = { SIGABRT, SIGQUIT, SIGILL, SIGSEGV, SIGBUS, SIGFPE };
+
 	die_with(0);
-	die_with(SIGABRT);
-	die_with(SIGQUIT);
-	die_with(SIGILL);
-	if (!SANITIZED) {
-		die_with(SIGSEGV);
-		die_with(SIGBUS);
-		die_with(SIGFPE);
-	}
+	for (size_t i = 0; i < ARRAY_LEN(fatal) && !SANITIZED; i++)
+		die_with(fatal[i]);
 }
