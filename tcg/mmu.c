@@ -44,7 +44,7 @@ struct mmu {
 	struct bank *bank[BANKS]; /* NULL: never used */
 	unsigned now;             /* the bank of the current PCID */
 	u64 stamp;
-	struct tlb *empty;        /* never filled: every access takes the slow path (alignment checks) */
+	struct bank *empty;       /* never filled: every access takes the slow path (alignment checks) */
 	gva_t global_lo, global_hi; /* linear range of global pages in any bank */
 	u64 phys_mask;
 	u64 pdpte[4];
@@ -290,7 +290,7 @@ void mmu_select(struct tcg_cpu *c)
 	c->tlb_sup = &m->bank[m->now]->view[0].t;
 	c->tlb = &m->bank[m->now]->view[c->cpl == 3].t;
 	if (unlikely(c->cpl == 3 && s->rflags & FL_AC && s->cr0 & CR0_AM))
-		c->tlb = m->empty;
+		c->tlb = &m->empty->view[0].t;
 }
 
 int mmu_init(struct tcg_cpu *c, struct err *e)
@@ -302,7 +302,7 @@ int mmu_init(struct tcg_cpu *c, struct err *e)
 		return err_set(e, -ENOMEM, "software CPU: no memory for its TLB");
 	c->mmu = m;
 	m->bank[0] = bank_alloc();
-	m->empty = (struct tlb *)bank_alloc();
+	m->empty = bank_alloc();
 	if (!m->bank[0] || !m->empty) {
 		mmu_free(c);
 		return err_set(e, -ENOMEM, "software CPU: no memory for its TLB");
@@ -652,7 +652,7 @@ static void place_write(struct tcg_cpu *c, const struct place *p, unsigned n, u6
 /* CR0.AM and EFLAGS.AC at CPL 3; mmu_select sees to it that such accesses all come here. */
 static bool aligned(struct tcg_cpu *c, gva_t lin, unsigned size, bool sup)
 {
-	if (likely(c->tlb != c->mmu->empty) || sup || size > 8 || !(lin & (size - 1)))
+	if (likely(c->tlb != &c->mmu->empty->view[0].t) || sup || size > 8 || !(lin & (size - 1)))
 		return true;
 	return raise_err(c, EXC_AC, 0);
 }
