@@ -386,12 +386,21 @@ static void drop_immunity(u32 leaf, u32 subleaf, struct cpuid_out *o)
 	o->ecx &= real.ecx;
 }
 
+/* Leaves whose answer depends on ECX; in all others it is whatever the guest left there. */
+static bool has_subleaves(u32 leaf)
+{
+	return leaf == 4 || leaf == 7 || leaf == 0xb || leaf == 0xd || leaf == 0x1f ||
+	       leaf == 0x8000001d;
+}
+
 void cpuid_query(const struct vcpu *v, u32 leaf, u32 subleaf, struct cpuid_out *o)
 {
 	enum { MAX_BASIC = 0x1f };
 	bool amd = host_get()->amd;
 
 	*o = (struct cpuid_out){ 0 };
+	if (!has_subleaves(leaf))
+		subleaf = 0;
 	if (leaf >= 0x40000000 && leaf <= 0x4fffffff) {
 		leaf_hypervisor(v, leaf, o);
 		return;
