@@ -238,7 +238,8 @@ void seg_drop_inner(struct tcg_cpu *c)
 		const struct seg_reg *r = &c->v.s.seg[data[i]];
 		bool conforming = attr_is_code(r->attr) && r->attr & TYPE_C;
 
-		if (sel_null(r->sel) || (!conforming && attr_dpl(r->attr) < c->cpl))
+		/* A null FS or GS keeps the base that WRFSBASE or an MSR gave it. */
+		if (!sel_null(r->sel) && !conforming && attr_dpl(r->attr) < c->cpl)
 			seg_put(c, data[i], seg_null(0));
 	}
 }
