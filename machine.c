@@ -301,7 +301,8 @@ static void machine_vcpu_exit(void *arg)
 	case VEXIT_HALT:
 		if (!machine_all_dead(m))
 			break;
-		log_err("machine", "guest halted with interrupts off; nothing can wake it, ending");
+		log_err("machine", "guest halted with interrupts off at rip %#llx; nothing can wake it, ending",
+			(unsigned long long)v->s.rip);
 		machine_stop(m, EXIT_GUEST);
 		break;
 	case VEXIT_KICK:
