@@ -267,6 +267,7 @@ void interp_one(struct tcg_cpu *c)
 	struct insn *in = &c->interp->one;
 
 	c->interp->link = NULL;
+	c->interp->dropped = false;
 	if (!insn_fetch(c, in))
 		return;
 	c->v.s.int_shadow = 0;
