@@ -21,6 +21,12 @@ export SOURCE_DATE_EPOCH=1700000000 E2FSPROGS_FAKE_TIME=1700000000 LC_ALL=C
 say() { printf '  %-6s %s\n' "$1" "$2"; }
 die() { echo "guest: $*" >&2; exit 1; }
 
+# as_root FUNCTION: here if we are root, else in a copy of this script under fakeroot
+as_root()
+{
+	if [ "$(id -u)" = 0 ]; then "$1"; else fakeroot -- "$top/scripts/guest.sh" --inside "$tmp" "$1"; fi
+}
+
 # apt with package lists of our own, for a machine whose lists are missing or out of date
 own_apt()
 {
@@ -140,7 +146,7 @@ piece_generic()
 	mv "$tmp/initrd.img" "$out/initrd-generic.img"
 }
 
-# Runs as root or under fakeroot: root.tar to root.img
+# As root or under fakeroot: root.tar to root.img
 pack_root()
 {
 	local d=$tmp/root
@@ -161,22 +167,20 @@ pack_root()
 
 piece_root()
 {
-	local sources mode=root as=
+	local sources mode=root
 	[ ! -e "$out/root.img" ] || return 0
 	say ROOT "root.img (Debian $suite; this takes a minute)"
 	mapfile -t sources < <(grep -ls debian-archive-keyring /etc/apt/sources.list.d/*.sources;
 		ls /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null)
 	[ "${#sources[@]}" -gt 0 ] || die "found no Debian package source under /etc/apt"
-	[ "$(id -u)" = 0 ] || { mode=unshare; as=fakeroot; }
+	[ "$(id -u)" = 0 ] || mode=unshare
 	mmdebstrap --quiet --variant=minbase --mode=$mode --include=sysvinit-core,e2fsprogs,busybox-static \
 		--aptopt='APT::Install-Recommends "false"' --dpkgopt=force-unsafe-io \
 		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
 		--dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/info/*' \
 		$suite "$tmp/root.tar" "${sources[@]}" >"$tmp/log" 2>&1 </dev/null ||
 		{ tail -n 15 "$tmp/log" >&2; die "mmdebstrap failed (above)"; }
-	export tmp out here
-	export -f pack_root make_ext4 die
-	$as bash -euc pack_root
+	as_root pack_root
 	mv "$tmp/root.img" "$out/root.img"
 }
 
@@ -196,33 +200,33 @@ pack_small()
 
 piece_small()
 {
-	local as=
 	[ ! -e "$out/small.img" ] || return 0
 	say ROOT "small.img (busybox)"
-	[ "$(id -u)" = 0 ] || as=fakeroot
-	export tmp out here
-	export -f pack_small make_ext4 die
-	$as bash -euc pack_small
+	as_root pack_small
 	mv "$tmp/small.img" "$out/small.img"
+}
+
+pack_bench()
+{
+	make -s -C "$bench_dir" OUT="$tmp/bench" >"$tmp/log" 2>&1 ||
+		{ tail -n 15 "$tmp/log" >&2; die "the benchmark did not build (above)"; }
 }
 
 piece_bench()
 {
-	local as=
 	[ ! -e "$out/bench.cpio" ] || return 0
 	[ -e "$bench_dir/Makefile" ] || {
 		echo "guest: SKIP: no benchmark sources in $bench_dir; set MVM_BENCH_DIR" >&2
 		return 0
 	}
 	say BENCH bench.cpio
-	[ "$(id -u)" = 0 ] || as=fakeroot
-	$as make -s -C "$bench_dir" OUT="$tmp/bench" >"$tmp/log" 2>&1 ||
-		{ tail -n 15 "$tmp/log" >&2; die "the benchmark did not build (above)"; }
+	as_root pack_bench
 	gcc -O2 -w -o "$tmp/bench/hrun" "$bench_dir/hrun.c"
 	rm -rf "$out/bench" "$tmp/bench/root" && mv "$tmp/bench" "$out/bench"
 	mv "$out/bench/initrd.cpio" "$out/bench.cpio"
 }
 
+[ "${1:-}" != --inside ] || { tmp=$2; "$3"; exit; }
 mkdir -p "$out"
 exec 9>"$out/.lock"
 flock 9
