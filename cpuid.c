@@ -407,7 +407,7 @@ void cpuid_query(const struct vcpu *v, u32 leaf, u32 subleaf, struct cpuid_out *
 	}
 	if (!(leaf >> 31) && leaf > MAX_BASIC) /* Intel answers with the last basic leaf, AMD with zeros */
 		return;
-	fill_features(leaf, subleaf, o);
+	fill_features(leaf, leaf == 7 || leaf == 0xd ? subleaf : 0, o); /* elsewhere ECX is not looked at */
 	if (leaf >> 31)
 		leaf_extended(v, leaf, subleaf, o);
 	if (is_native(v))
