@@ -25,6 +25,7 @@ enum {
 #define MSR_TSC_AUX 0xc0000103u
 #define MSR_AMD_SYSCFG 0xc0010010u
 #define MSR_AMD_HWCR 0xc0010015u
+#define MSR_AMD_NB_CFG 0xc001001fu
 #define MSR_AMD_VM_CR 0xc0010114u
 #define MSR_AMD_LS_CFG 0xc0011020u
 #define MSR_AMD_DE_CFG 0xc0011029u
@@ -209,6 +210,7 @@ static bool read_amd(u32 msr, u64 *val)
 {
 	switch (msr) {
 	case MSR_AMD_SYSCFG:
+	case MSR_AMD_NB_CFG:
 	case MSR_AMD_LS_CFG: *val = 0; return true;
 	case MSR_AMD_HWCR: *val = HWCR_TSC_FREQ_SEL; return true;
 	case MSR_AMD_VM_CR: *val = VM_CR_SVM_OFF; return true;
