@@ -8,7 +8,6 @@
  *
  * Runs on the vCPU's own thread.  Sources: SDM vol 1 chapters 8-14, vol 2 §2.3 "Intel AVX", vol 3
  * "Device-Not-Available Exception", "x87 FPU Floating-Point Error". */
-#define _GNU_SOURCE
 #include "native.h"
 
 #include <cpuid.h>
@@ -481,14 +480,16 @@ static always_inline HANDLER native_fast(struct tcg_cpu *c, const struct insn *i
 	const struct stub *s = stub_cached(n, in);
 	void *mem = NULL;
 	u64 ea = 0;
-	gva_t lin;
 
 	if (unlikely(!s || !c->fp_live || !fp_allowed(c, unit)))
 		return native_general(c, in);
 	if (acc) {
+		/* A local whose address is taken would keep next() from being a tail call. */
+		if (unlikely(in->mode != MODE_64))
+			return native_general(c, in);
 		ea = insn_ea(c, in);
-		if (unlikely(!seg_lin(c, in->seg, ea, s->mem_size, acc, &lin)))
-			return insn_fault(c, in);
+		gva_t lin = ea + (in->seg >= SEG_FS ? c->v.s.seg[in->seg].base : 0);
+
 		mem = acc == ACC_W ? tlb_write(c, lin, s->mem_size) : tlb_read(c, lin, s->mem_size);
 		if (unlikely(!mem || (s->flags & STUB_ALIGN && lin & (s->mem_size - 1u))))
 			return native_general(c, in);
