@@ -233,6 +233,18 @@ static void build_index(void)
 	atomic_store_explicit(&index_ready, true, memory_order_release);
 }
 
+static void need_index(void)
+{
+	if (unlikely(!atomic_load_explicit(&index_ready, memory_order_acquire)))
+		pthread_once(&index_once, build_index);
+}
+
+bool op_available(const struct op *op)
+{
+	need_index();
+	return rows[op - op_rows].accept != 0;
+}
+
 /* --- one instruction --------------------------------------------------------------------------- */
 
 struct cursor {
@@ -672,8 +684,7 @@ int decode(struct insn *in, const u8 *bytes, unsigned avail, enum cpu_mode mode)
 	struct cursor d = { .in = in, .seg = SEG_NONE };
 	int rc;
 
-	if (unlikely(!atomic_load_explicit(&index_ready, memory_order_acquire)))
-		pthread_once(&index_once, build_index);
+	need_index();
 	*in = (struct insn){ .mode = (u8)mode, .seg = SEG_DS, .base = REG_NONE, .index = REG_NONE };
 	if (likely(avail >= INSN_MAX)) /* a copy of known size is a few moves */
 		memcpy(d.b, bytes, avail = INSN_MAX);

@@ -177,3 +177,6 @@ struct opd_spec {
 	u8 form, size, sub;
 };
 extern const struct opd_spec opd_specs[OT_NR];
+
+/* Does the host have what the row needs?  If not, the row is never found. */
+bool op_available(const struct op *op);
