@@ -81,9 +81,21 @@ extern struct block block_none; /* what unset links point to: costs more than an
 #define HANDLER const struct insn *
 #define always_inline inline __attribute__((always_inline))
 
+/* Go on with in.  Only an optimizing compiler makes this a jump; without that the stack would grow with
+ * every instruction, and the loop of interp_run has to do it.  A caller must not have the address of a
+ * local in use: tests/unit/interp_host.c finds out. */
+static always_inline HANDLER go_on(struct tcg_cpu *c, const struct insn *in)
+{
+#ifdef __NO_INLINE__
+	return in;
+#else
+	return in->fn(c, in);
+#endif
+}
+
 static always_inline HANDLER next(struct tcg_cpu *c, const struct insn *in)
 {
-	return in[1].fn(c, in + 1);
+	return go_on(c, in + 1);
 }
 
 /* --- registers and operands ----------------------------------------------------------------- */
@@ -168,7 +180,7 @@ static always_inline HANDLER block_enter(struct tcg_cpu *c, struct block *b, u64
 		c->v.s.rip = rip;
 		return NULL;
 	}
-	return b->insn->fn(c, b->insn);
+	return go_on(c, b->insn);
 }
 
 HANDLER link_slow(struct tcg_cpu *c, struct block **link, u64 rip);
@@ -181,7 +193,7 @@ static always_inline HANDLER go_link(struct tcg_cpu *c, struct block **link, u64
 	c->budget -= b->insns;
 	if (unlikely(c->budget < 0) || unlikely(atomic_load_explicit(&c->kicked, memory_order_relaxed)))
 		return link_slow(c, link, rip);
-	return b->insn->fn(c, b->insn);
+	return go_on(c, b->insn);
 }
 
 static always_inline unsigned front_index(u64 host)

@@ -245,3 +245,46 @@ TEST(interp_integer_instructions_do_what_the_host_does)
 	munmap(page, 2 * PAGE_SIZE);
 	cpu_kit_free(k);
 }
+
+/* One budget's worth of guest code on a small stack: a handler that is not left by a tail call overflows it. */
+static void *spend_budget(void *arg)
+{
+	struct cpu_kit *k = arg;
+
+	atomic_store(&k->c->kicked, 0);
+	interp_take_posts(k->c); /* the code was written from outside */
+	k->c->budget = BUDGET;
+	interp_run(k->c);
+	return NULL;
+}
+
+TEST(interp_handlers_leave_by_tail_calls)
+{
+	enum { COPIES = 12, STACK_BYTES = 64 << 10 };
+	struct cpu_kit *k = cpu_kit_new();
+	pthread_attr_t attr;
+	pthread_t t;
+
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, STACK_BYTES);
+	for (unsigned f = 0; f < ARRAY_LEN(forms) * 4; f++) {
+		u8 code[COPIES * 16 + 2];
+		struct one o = { 0 };
+		unsigned n = 0;
+		struct insn in;
+
+		one_make(&o, f / 4, DATA_AT);
+		if (decode(&in, o.code, sizeof o.code, MODE_64) != (int)o.len)
+			continue;
+		guest_load(k, &o);
+		for (unsigned i = 0; i < COPIES; i++, n += o.len)
+			memcpy(code + n, o.code, o.len);
+		code[n++] = 0xeb; /* jmp back to the first */
+		code[n] = (u8)-(n + 1);
+		cpu_kit_code(k, code, n + 1);
+		EQ(pthread_create(&t, &attr, spend_budget, k), 0);
+		pthread_join(t, NULL);
+		OK(k->c->budget < BLOCK_MAX || k->c->exc.vector != EXC_NONE);
+	}
+	cpu_kit_free(k);
+}
