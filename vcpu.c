@@ -37,6 +37,38 @@ void cpu_state_reset(struct cpu_state *s, bool boot_cpu)
 	s->mp_state = boot_cpu ? MP_RUNNABLE : MP_WAIT_SIPI;
 }
 
+/* SDM vol 3 table "IA-32 and Intel 64 Processor States Following Power-up, Reset, or INIT". */
+void cpu_state_init(struct cpu_state *s, bool boot_cpu)
+{
+	enum { CR0_ET = 0x10, CR0_NW_CD = 0x60000000 };
+	struct cpu_state old = *s;
+
+	cpu_state_reset(s, boot_cpu);
+	memcpy(s->xsave, old.xsave, sizeof s->xsave);
+	memcpy(s->mtrr_fixed, old.mtrr_fixed, sizeof s->mtrr_fixed);
+	memcpy(s->mtrr_var, old.mtrr_var, sizeof s->mtrr_var);
+	s->cr0 = (old.cr0 & CR0_NW_CD) | CR0_ET;
+	s->xcr0 = old.xcr0;
+	s->mtrr_def_type = old.mtrr_def_type;
+	s->pat = old.pat;
+	s->tsc_aux = old.tsc_aux;
+	s->tsc_adjust = old.tsc_adjust;
+	s->tsc_offset = old.tsc_offset;
+	s->misc_enable = old.misc_enable;
+	s->mcg_status = old.mcg_status;
+	s->kvm_system_time = old.kvm_system_time;
+	s->kvm_wall_clock = old.kvm_wall_clock;
+	s->sipi_vector = old.sipi_vector;
+}
+
+void cpu_state_start_up(struct cpu_state *s)
+{
+	s->seg[SEG_CS].sel = (u16)(s->sipi_vector << 8);
+	s->seg[SEG_CS].base = (u64)s->sipi_vector << 12;
+	s->rip = 0;
+	s->mp_state = MP_RUNNABLE;
+}
+
 static void seg_visit(struct state *st, const char *name, struct seg_reg *r)
 {
 	st_u16(st, name, &r->sel);

@@ -158,6 +158,10 @@ extern const struct engine kvm_engine, tcg_engine;
 /* --- vcpu.c ------------------------------------------------------------------------------- */
 /* Power-on state, SDM vol 3 "Processor State After Reset"; the boot vCPU runs, others wait. */
 void cpu_state_reset(struct cpu_state *s, bool boot_cpu);
+/* INIT: as after power-on but for the FP state, cache control, MSRs and time.  SIPI: real mode at the page
+ * that s->sipi_vector names. */
+void cpu_state_init(struct cpu_state *s, bool boot_cpu);
+void cpu_state_start_up(struct cpu_state *s);
 void cpu_state_visit(struct cpu_state *s, struct state *st);
 
 /* Registers as a multi-line text for crash messages; buf gets at most n bytes. */

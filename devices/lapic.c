@@ -878,3 +878,68 @@ void lapic_state(struct lapic *a, struct state *st)
 		vcpu_request(a->v, VREQ_IRQ);
 	}
 }
+
+/* --- KVM's layout --------------------------------------------------------------------------- */
+/* Eight registers of 32 bits, 16 bytes apart. */
+static void lapic_set_from(u32 *set, const u8 *page, u32 reg)
+{
+	for (u32 i = 0; i < 8; i++)
+		set[i] = ld32(page + reg + i * 16);
+}
+
+static void lapic_set_to(const u32 *set, u8 *page, u32 reg)
+{
+	for (u32 i = 0; i < 8; i++)
+		st32(page + reg + i * 16, set[i]);
+}
+
+void lapic_import(struct lapic *a, const u8 *page, u64 base, u64 deadline_tsc)
+{
+	struct lapic_state *s = &a->s;
+	u32 count = ld32(page + REG_CURRENT);
+
+	s->base = base;
+	s->tpr = ld32(page + REG_TPR) & 0xff;
+	s->svr = ld32(page + REG_SVR) & SVR_BITS;
+	s->ldr = ld32(page + REG_LDR);
+	s->dfr = ld32(page + REG_DFR);
+	s->esr = ld32(page + REG_ESR);
+	s->icr = ld32(page + REG_ICR);
+	s->icr_high = ld32(page + REG_ICR_HIGH);
+	for (u32 i = 0; i < LVTS; i++)
+		s->lvt[i] = ld32(page + REG_LVT + i * 16) & lvt_bits[i];
+	lapic_set_from(s->isr, page, REG_ISR);
+	lapic_set_from(s->tmr, page, REG_TMR);
+	lapic_set_from(s->irr, page, REG_IRR);
+	s->divide = ld32(page + REG_DIVIDE) & DIVIDE_BITS;
+	s->initial = ld32(page + REG_INITIAL);
+	s->armed = count && count <= s->initial;
+	s->origin_ns = lapic_now_ns(a) - ((u64)(s->initial - MIN(count, s->initial)) << lapic_divide_shift(a));
+	s->deadline_tsc = deadline_tsc;
+}
+
+void lapic_export(const struct lapic *a, u8 *page, u64 *base, u64 *deadline_tsc)
+{
+	const struct lapic_state *s = &a->s;
+
+	memset(page, 0, LAPIC_PAGE_BYTES);
+	st32(page + REG_ID, a->v->apic_id << 24);
+	st32(page + REG_VERSION, VERSION);
+	st32(page + REG_TPR, s->tpr);
+	st32(page + REG_SVR, s->svr);
+	st32(page + REG_LDR, s->ldr);
+	st32(page + REG_DFR, s->dfr);
+	st32(page + REG_ESR, s->esr);
+	st32(page + REG_ICR, s->icr);
+	st32(page + REG_ICR_HIGH, s->icr_high);
+	for (u32 i = 0; i < LVTS; i++)
+		st32(page + REG_LVT + i * 16, s->lvt[i]);
+	lapic_set_to(s->isr, page, REG_ISR);
+	lapic_set_to(s->tmr, page, REG_TMR);
+	lapic_set_to(s->irr, page, REG_IRR);
+	st32(page + REG_DIVIDE, s->divide);
+	st32(page + REG_INITIAL, s->initial);
+	st32(page + REG_CURRENT, lapic_current_count(a));
+	*base = s->base;
+	*deadline_tsc = s->deadline_tsc;
+}

@@ -127,46 +127,20 @@ static void tcg_free(struct engine_env *env)
 }
 
 /* --- requests --------------------------------------------------------------------------------------- */
-/* INIT: as after reset but for the caches' control, the FP state, MSRs and time. */
 static void cpu_init_signal(struct tcg_cpu *c)
 {
-	struct cpu_state *s = &c->v.s, old;
-
 	fp_leave(c);
-	old = *s;
-	cpu_state_reset(s, c->v.index == 0);
-	memcpy(s->xsave, old.xsave, sizeof s->xsave);
-	memcpy(s->mtrr_fixed, old.mtrr_fixed, sizeof s->mtrr_fixed);
-	memcpy(s->mtrr_var, old.mtrr_var, sizeof s->mtrr_var);
-	s->cr0 = (old.cr0 & (CR0_NW | CR0_CD)) | CR0_ET;
-	s->xcr0 = old.xcr0;
-	s->mtrr_def_type = old.mtrr_def_type;
-	s->pat = old.pat;
-	s->tsc_aux = old.tsc_aux;
-	s->tsc_adjust = old.tsc_adjust;
-	s->tsc_offset = old.tsc_offset;
-	s->misc_enable = old.misc_enable;
-	s->mcg_status = old.mcg_status;
-	s->kvm_system_time = old.kvm_system_time;
-	s->kvm_wall_clock = old.kvm_wall_clock;
-	s->sipi_vector = old.sipi_vector;
+	cpu_state_init(&c->v.s, c->v.index == 0);
 	if (c->v.apic)
 		lapic_init_reset(c->v.apic);
 	cpu_push(c);
 }
 
-/* Start-up IPI: real mode at the page that its vector names. */
 static void cpu_start_up(struct tcg_cpu *c)
 {
-	struct cpu_state *s = &c->v.s;
-	u8 vector = s->sipi_vector;
-
-	if (s->mp_state != MP_WAIT_SIPI)
+	if (c->v.s.mp_state != MP_WAIT_SIPI)
 		return;
-	s->seg[SEG_CS].sel = (u16)(vector << 8);
-	s->seg[SEG_CS].base = (u64)vector << 12;
-	s->rip = 0;
-	s->mp_state = MP_RUNNABLE;
+	cpu_state_start_up(&c->v.s);
 	cpu_push(c);
 }
 
