@@ -171,8 +171,10 @@ def sigterm_while_writing_keeps_the_image_sound(env):
 
 @test(weight=60)
 def memory_from_64_mib_to_8_gib(env):
-    for size, least, most in (("64M", 10, 64), ("8G", 7500, 8192)):
-        with Vm(env, *env.linux(), "--mem", size) as vm:
+    # In 64 MiB Debian's kernel has no room for the 8 MiB of inodes that tracefs makes; locked down it
+    # makes none.
+    for size, words, least, most in (("64M", "lockdown=confidentiality", 10, 64), ("8G", "", 7500, 8192)):
+        with Vm(env, *env.linux(), "--mem", size, "--cmdline", words) as vm:
             initrd_shell(vm)
             _, out = vm.command("cat /proc/meminfo")
             total = int(re.search(r"MemTotal: +(\d+)", out).group(1)) >> 10
