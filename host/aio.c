@@ -150,9 +150,8 @@ static int aio_start_workers(struct aio *a, u32 workers)
 	return -rc;
 }
 
-struct aio *aio_new(struct loop *loop, u32 workers,
-		    void (*done)(void *arg, struct aio_req *list), void *arg, const char *who,
-		    struct err *e)
+struct aio *aio_new(struct loop *loop, u32 workers, void (*done)(void *arg, struct aio_req *list),
+		    void *arg, const char *who, struct err *e)
 {
 	struct aio *a = calloc(1, sizeof *a);
 	int rc;

@@ -17,8 +17,8 @@ static const struct image_ops *format_find(const struct image_opts *o, struct er
 	for (size_t i = 0; i < ARRAY_LEN(formats); i++)
 		if (!strcmp(formats[i]->name, name))
 			return formats[i];
-	err_set(e, -EINVAL, "disk %s: unknown format %s; convert it: qemu-img convert -O raw", o->path,
-		name);
+	err_set(e, -EINVAL, "disk %s: unknown format %s; convert it: qemu-img convert -O raw",
+		o->path, name);
 	return NULL;
 }
 
@@ -34,8 +34,8 @@ static int open_failed(const struct image_opts *o, int err, struct err *e)
 		remedy = "; check its permissions";
 	else if (err == EINVAL && o->direct)
 		remedy = "; its file system has no direct I/O: leave out ,direct";
-	return err_set(e, -err, "disk %s: cannot open%s (%s)%s", o->path, o->ro ? "" : " for writing",
-		       strerror(err), remedy);
+	return err_set(e, -err, "disk %s: cannot open%s (%s)%s", o->path,
+		       o->ro ? "" : " for writing", strerror(err), remedy);
 }
 
 /* Refuse what is no disk, before open() could block on it or have effects. */
@@ -52,8 +52,9 @@ static int image_check_kind(const struct image_opts *o, struct stat *st, struct 
 	return 0;
 }
 
-/* One writer or many readers, among all processes that ask (QEMU does, too).  The lock belongs to the
- * open file: it ends with the last close, and a second --disk of the same file meets it as well. */
+/* One writer or many readers, among all processes that ask (QEMU does, too).  The lock belongs to
+ * the open file: it ends with the last close, and a second --disk of the same file meets it as
+ * well. */
 static int image_lock(const struct image *im, struct err *e)
 {
 	struct flock lock = { .l_type = im->ro ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET };
@@ -63,9 +64,10 @@ static int image_lock(const struct image *im, struct err *e)
 	if (errno == EAGAIN || errno == EACCES)
 		return err_set(e, -EBUSY,
 			       "disk %s: locked by another process or --disk; stop that one, or "
-			       "open both with ,ro", im->path);
-	log_warn("disk", "%s: cannot be locked (%s); make sure that nobody else writes to it", im->path,
-		 strerror(errno));
+			       "open both with ,ro",
+			       im->path);
+	log_warn("disk", "%s: cannot be locked (%s); make sure that nobody else writes to it",
+		 im->path, strerror(errno));
 	return 0;
 }
 
@@ -90,7 +92,8 @@ int image_open(struct image **out, const struct image_opts *o, struct err *e)
 	im->direct = o->direct;
 	im->blockdev = S_ISBLK(st.st_mode);
 	im->block = im->phys_block = IMAGE_SECTOR;
-	im->fd = open(o->path, (o->ro ? O_RDONLY : O_RDWR) | (o->direct ? O_DIRECT : 0) | O_CLOEXEC);
+	im->fd =
+		open(o->path, (o->ro ? O_RDONLY : O_RDWR) | (o->direct ? O_DIRECT : 0) | O_CLOEXEC);
 	if (im->fd < 0) {
 		rc = open_failed(o, errno, e);
 		goto free_im;

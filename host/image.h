@@ -1,8 +1,8 @@
 /* image.h - a disk image: bytes at offsets, whatever holds them.
  *
  * image_open opens, checks and locks; the rest is called by any number of threads at once and
- * blocks as the host's I/O blocks.  Transfers are whole or an error: short reads and writes are dealt
- * with here.  Offsets and lengths must lie inside im->bytes; the caller checks its guest. */
+ * blocks as the host's I/O blocks.  Transfers are whole or an error: short reads and writes are
+ * dealt with here.  Offsets and lengths must lie inside im->bytes; the caller checks its guest. */
 #pragma once
 
 #include <sys/uio.h>
@@ -16,7 +16,7 @@ struct image;
 /* A format.  Functions return 0 or -errno unless said otherwise. */
 struct image_ops {
 	const char *name;
-	int (*open)(struct image *im, struct err *e); /* im->fd is open and locked; set bytes, priv */
+	int (*open)(struct image *im, struct err *e); /* im->fd is open, locked; set bytes */
 	void (*close)(struct image *im);              /* not the fd itself; NULL: nothing to do */
 	int (*readv)(struct image *im, const struct iovec *iov, u32 n, u64 off);
 	int (*writev)(struct image *im, const struct iovec *iov, u32 n, u64 off);

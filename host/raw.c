@@ -1,10 +1,10 @@
 /* raw.c - raw images: plain files and block devices.
  *
- * A file whose size is no multiple of 512 is rounded up: its last sector reads as if zeros followed,
- * and the file grows to the full sector once the guest writes there; nothing is hidden.
- * Direct I/O wants aligned memory, offsets and lengths; a request without them goes through a second,
- * buffered descriptor, which the kernel keeps coherent with the first.
- * Sources: fallocate(2), open(2) "O_DIRECT", preadv2(2). */
+ * A file whose size is no multiple of 512 is rounded up: its last sector reads as if zeros
+ * followed, and the file grows to the full sector once the guest writes there; nothing is hidden.
+ * Direct I/O wants aligned memory, offsets and lengths; a request without them goes through a
+ * second, buffered descriptor, which the kernel keeps coherent with the first. Sources:
+ * fallocate(2), open(2) "O_DIRECT", preadv2(2). */
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
@@ -19,7 +19,7 @@
 enum { ZERO_CHUNK = 64 << 10 };
 
 struct raw {
-	u64 file_bytes;  /* where the file ended when it was opened: reads past it are zeros */
+	u64 file_bytes; /* where the file ended when it was opened: reads past it are zeros */
 	int buffered_fd; /* direct only, else -1 */
 	/* atomic: what the host turned out not to offer */
 	bool no_nowait, no_discard, no_zero_range, no_unmap;
@@ -37,10 +37,11 @@ static void flag_set(bool *flag)
 
 static bool not_offered(int err)
 {
-	return err == EOPNOTSUPP || err == ENOSYS || err == ENOTTY || err == EINVAL || err == ENODEV;
+	return err == EOPNOTSUPP || err == ENOSYS || err == ENOTTY || err == EINVAL ||
+	       err == ENODEV;
 }
 
-/* --- opening ------------------------------------------------------------------------------------ */
+/* --- opening ---------------------------------------------------------------------------------- */
 
 static int raw_size_blockdev(struct image *im, struct raw *r, struct err *e)
 {
@@ -77,8 +78,9 @@ static void raw_look_for_qcow2(struct image *im, const struct raw *r)
 	int fd = r->buffered_fd >= 0 ? r->buffered_fd : im->fd;
 
 	if (pread(fd, magic, sizeof magic, 0) == sizeof magic && !memcmp(magic, "QFI\xfb", 4))
-		log_warn("disk", "%s: has a qcow2 header but is used as raw; convert it: qemu-img "
-			 "convert -O raw", im->path);
+		log_warn("disk",
+			 "%s: has a qcow2 header; as raw it makes no disk: qemu-img convert -O raw",
+			 im->path);
 }
 
 static bool power_of_two_block(u32 n)
@@ -98,8 +100,8 @@ static int raw_open(struct image *im, struct err *e)
 	if (rc < 0)
 		goto free_raw;
 	if (r->file_bytes == 0) {
-		rc = err_set(e, -EINVAL, "disk %s: is empty (0 bytes); give it a size: truncate -s 1G FILE",
-			     im->path);
+		rc = err_set(e, -EINVAL,
+			     "disk %s: is empty (0 bytes); size it: truncate -s 1G FILE", im->path);
 		goto free_raw;
 	}
 	if (im->direct) {
@@ -116,7 +118,7 @@ static int raw_open(struct image *im, struct err *e)
 		im->phys_block = im->block;
 	im->bytes = ALIGN_UP(r->file_bytes, IMAGE_SECTOR);
 	if (im->bytes != r->file_bytes)
-		log_warn("disk", "%s: size is no multiple of 512; the last sector is filled up with zeros",
+		log_warn("disk", "%s: size is no multiple of 512; zeros fill the last sector",
 			 im->path);
 	raw_look_for_qcow2(im, r);
 	im->priv = r;
@@ -135,7 +137,7 @@ static void raw_close(struct image *im)
 	free(r);
 }
 
-/* --- transfers ---------------------------------------------------------------------------------- */
+/* --- transfers -------------------------------------------------------------------------------- */
 
 /* The descriptor for this transfer: direct I/O takes whole, aligned blocks only. */
 static int raw_fd(const struct image *im, const struct iovec *iov, u32 n, u64 off)
@@ -169,7 +171,7 @@ struct cursor {
 	const struct iovec *iov;
 	u32 n;
 	u64 off;
-	size_t skip;      /* bytes of iov[0] that are done */
+	size_t skip; /* bytes of iov[0] that are done */
 	struct iovec one; /* what is left of iov[0] when skip is not 0 */
 };
 
@@ -240,7 +242,8 @@ static int raw_readv_nowait(struct image *im, const struct iovec *iov, u32 n, u6
 	got = syscall(SYS_preadv2, im->fd, iov, (long)n, (long)off, 0L, RWF_NOWAIT);
 	if (got < 0 && not_offered(errno))
 		flag_set(&r->no_nowait);
-	return got == (ssize_t)want ? 0 : -EAGAIN; /* part or nothing was at hand: a worker does it all */
+	/* If only a part was at hand, a worker does it all. */
+	return got == (ssize_t)want ? 0 : -EAGAIN;
 }
 
 static int raw_writev(struct image *im, const struct iovec *iov, u32 n, u64 off)
@@ -266,7 +269,7 @@ static int raw_flush(struct image *im)
 	return fdatasync(im->fd) < 0 ? -errno : 0;
 }
 
-/* --- discard and zeroes ------------------------------------------------------------------------- */
+/* --- discard and zeroes ----------------------------------------------------------------------- */
 
 /* fallocate() on whichever kind; 0 or -errno. */
 static int raw_fallocate(struct image *im, int mode, u64 off, u64 len)
@@ -335,7 +338,13 @@ static int raw_write_zeroes(struct image *im, u64 off, u64 len, bool unmap)
 }
 
 const struct image_ops image_raw_ops = {
-	.name = "raw", .open = raw_open, .close = raw_close, .readv = raw_readv,
-	.writev = raw_writev, .readv_nowait = raw_readv_nowait, .flush = raw_flush,
-	.discard = raw_discard, .write_zeroes = raw_write_zeroes,
+	.name = "raw",
+	.open = raw_open,
+	.close = raw_close,
+	.readv = raw_readv,
+	.writev = raw_writev,
+	.readv_nowait = raw_readv_nowait,
+	.flush = raw_flush,
+	.discard = raw_discard,
+	.write_zeroes = raw_write_zeroes,
 };

@@ -1,9 +1,9 @@
 /* tty.c - raw terminal, escape keys, bounded buffers, restore on every way out.
  *
- * Owns the terminal's mode and struct tty.  stdin and stdout are shared with the shell and its other
- * children, and so is O_NONBLOCK on them: terminals and pipes are opened anew through
- * /proc/self/fd; where that is refused, the flag is set and taken back by tty_restore.
- * Threads: see tty.h; tty_raw and tty_restore from signal handlers too. */
+ * Owns the terminal's mode and struct tty.  stdin and stdout are shared with the shell and its
+ * other children, and so is O_NONBLOCK on them: terminals and pipes are opened anew through
+ * /proc/self/fd; where that is refused, the flag is set and taken back by tty_restore. Threads:
+ * see tty.h; tty_raw and tty_restore from signal handlers too. */
 #include "tty.h"
 
 #include <fcntl.h>
@@ -34,12 +34,12 @@ struct tty {
 	void (*leave)(void *ctx);
 	void *leave_ctx;
 	/* guard: machine.lock */
-	int in, out;      /* -1: ended, or none */
+	int in, out; /* -1: ended, or none */
 	bool in_polled, out_polled;
-	bool in_ready;    /* a file or the like: never polled, always readable */
+	bool in_ready; /* a file or the like: never polled, always readable */
 	bool out_socket;
-	bool escape;      /* the last byte was Ctrl-A */
-	bool starved;     /* the device had more than fitted */
+	bool escape; /* the last byte was Ctrl-A */
+	bool starved; /* the device had more than fitted */
 	struct loop_work flush;
 	u32 out_head, out_tail; /* free-running; head - tail bytes wait */
 	u32 in_len;
@@ -106,7 +106,8 @@ static void tty_guard_exits(void)
 	registered = true;
 }
 
-/* Every key to the guest, Ctrl-C too; output processing stays, for our own lines between the guest's. */
+/* Every key to the guest, Ctrl-C too; output processing stays, for our own lines between the
+ * guest's. */
 static void tty_enter_raw(void)
 {
 	if (tcgetattr(STDIN_FILENO, &undo.saved) < 0)
@@ -121,7 +122,7 @@ static void tty_enter_raw(void)
 	tty_raw();
 }
 
-/* --- output ------------------------------------------------------------------------------------- */
+/* --- output ----------------------------------------------------------------------------------- */
 
 static u32 out_waiting(const struct tty *t)
 {
@@ -193,12 +194,12 @@ static void out_poll(struct tty *t, bool on)
 	if (!on)
 		loop_fd_del(t->loop, t->out);
 	else if (loop_fd_add(t->loop, t->out, EPOLLOUT, out_event, t) < 0)
-		return; /* not pollable, so it never says EAGAIN for long: the next byte tries again */
+		return; /* not pollable: the next byte tries again */
 	t->out_polled = on;
 }
 
-/* chardev.write.  Bytes are written by the loop, many at once: a system call for each would be most of
- * what a guest's console costs. */
+/* chardev.write.  Bytes are written by the loop, many at once: a system call for each would be
+ * most of what a guest's console costs. */
 static size_t tty_write(void *ctx, const u8 *buf, size_t n)
 {
 	struct tty *t = ctx;
@@ -214,7 +215,7 @@ static size_t tty_write(void *ctx, const u8 *buf, size_t n)
 	return took;
 }
 
-/* --- input -------------------------------------------------------------------------------------- */
+/* --- input ------------------------------------------------------------------------------------ */
 
 static void in_item(struct tty *t, u16 item)
 {
@@ -224,10 +225,11 @@ static void in_item(struct tty *t, u16 item)
 
 static void tty_help(struct tty *t)
 {
-	static const char text[] = "\r\nmvm: Ctrl-A x      leave\r\n"
-				   "mvm: Ctrl-A b      send a break (then a SysRq key, for Linux)\r\n"
-				   "mvm: Ctrl-A h      this list\r\n"
-				   "mvm: Ctrl-A Ctrl-A send Ctrl-A\r\n";
+	static const char text[] =
+		"\r\nmvm: Ctrl-A x      leave\r\n"
+		"mvm: Ctrl-A b      send a break (Linux: SysRq, a key follows)\r\n"
+		"mvm: Ctrl-A h      this list\r\n"
+		"mvm: Ctrl-A Ctrl-A send Ctrl-A\r\n";
 
 	if (out_waiting(t) + sizeof text <= OUT_BYTES)
 		tty_write(t, (const u8 *)text, sizeof text - 1);
@@ -237,21 +239,13 @@ static void tty_escape_key(struct tty *t, u8 key)
 {
 	switch (key) {
 	case 'x':
-	case 'X':
-		t->leave(t->leave_ctx);
-		break;
+	case 'X': t->leave(t->leave_ctx); break;
 	case 'b':
-	case 'B':
-		in_item(t, IN_BREAK);
-		break;
+	case 'B': in_item(t, IN_BREAK); break;
 	case 'h':
 	case 'H':
-	case '?':
-		tty_help(t);
-		break;
-	case CTRL_A:
-		in_item(t, CTRL_A);
-		break;
+	case '?': tty_help(t); break;
+	case CTRL_A: in_item(t, CTRL_A); break;
 	}
 }
 
@@ -338,7 +332,8 @@ static void in_event(void *arg, u32 events)
 	in_pump(t);
 }
 
-/* Registered only while there is space: a quiet descriptor would still report a hang-up for ever. */
+/* Registered only while there is space: a quiet descriptor would still report a hang-up for ever.
+ */
 static void in_poll(struct tty *t, bool on)
 {
 	if (on == t->in_polled)
@@ -358,7 +353,7 @@ static void tty_readable(void *ctx)
 	in_pump(ctx);
 }
 
-/* --- life ---------------------------------------------------------------------------------------- */
+/* --- life ------------------------------------------------------------------------------------- */
 
 /* A descriptor of ours for stdin or stdout that does not block: fd itself if it cannot block, -1 if
  * it is closed. */
@@ -395,11 +390,13 @@ static int tty_open_file(struct tty *t, struct err *e)
 {
 	t->in = -1;
 	/* O_NONBLOCK: a FIFO without a reader is an error at once, not a wait. */
-	t->out = open(t->path, O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0666);
+	t->out = open(t->path, O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK | O_NOCTTY | O_CLOEXEC,
+		      0666);
 	if (t->out >= 0)
 		return 0;
-	return err_set(e, -errno, "serial %s: cannot open for writing (%s)%s", t->path, strerror(errno),
-		       errno == ENXIO ? "; start its reader first" : "; give a file that can be written");
+	return err_set(
+		e, -errno, "serial %s: cannot open for writing (%s)%s", t->path, strerror(errno),
+		errno == ENXIO ? "; start its reader first" : "; give a file that can be written");
 }
 
 int serial_end_open(struct chardev **out, struct loop *loop, const char *path, struct err *e)

@@ -14,14 +14,16 @@
  * is, until serial_end_start. */
 int serial_end_open(struct chardev **out, struct loop *loop, const char *path, struct err *e);
 
-/* The device is attached: raw terminal, input flows, leave(ctx) is called on Ctrl-A x. NULL is fine. */
+/* The device is attached: raw terminal, input flows, leave(ctx) is called on Ctrl-A x. NULL is
+ * fine. */
 void serial_end_start(struct chardev *cd, void (*leave)(void *ctx), void *ctx);
 
-/* Write out what is buffered, unless nobody takes any of it for a second; restore the terminal.  NULL
- * is fine. */
+/* Write out what is buffered, unless nobody takes any of it for a second; restore the terminal.
+ * NULL is fine. */
 void serial_end_close(struct chardev *cd);
 
-/* Raw mode on and off; for SIGCONT handlers and exits.  Async-signal-safe, any thread; without effect
- * unless serial_end_start found a terminal.  tty_restore also runs as fatal_hook and by atexit. */
+/* Raw mode on and off; for SIGCONT handlers and exits.  Async-signal-safe, any thread; without
+ * effect unless serial_end_start found a terminal.  tty_restore also runs as fatal_hook and by
+ * atexit. */
 void tty_raw(void);
 void tty_restore(void);

@@ -1,8 +1,8 @@
 /* blk.c - virtio block device (virtio 1.2 §5.2) on a host/image.
  *
  * Requests run on the disk's workers (host/aio) straight between guest memory and the image, and
- * are finished on the loop thread.  Short reads of data that the host has in its page cache are done on
- * the notifying thread instead: that is a copy, and cheaper than two thread switches.
+ * are finished on the loop thread.  Short reads of data that the host has in its page cache are
+ * done on the notifying thread instead: that is a copy, and cheaper than two thread switches.
  *
  * Owns the requests in flight; a slot lies in a fixed array, so a guest cannot make us allocate.
  * After reset, stop of the queue, or free no worker touches guest memory.  machine.lock guards all
@@ -24,12 +24,17 @@
 #define BLK_F_WRITE_ZEROES BIT(14)
 
 enum blk_type {
-	BLK_T_IN = 0, BLK_T_OUT = 1, BLK_T_FLUSH = 4, BLK_T_GET_ID = 8, BLK_T_DISCARD = 11,
+	BLK_T_IN = 0,
+	BLK_T_OUT = 1,
+	BLK_T_FLUSH = 4,
+	BLK_T_GET_ID = 8,
+	BLK_T_DISCARD = 11,
 	BLK_T_WRITE_ZEROES = 13,
 };
 enum blk_status { BLK_S_OK = 0, BLK_S_IOERR = 1, BLK_S_UNSUPP = 2 };
 enum { BLK_ZEROES_UNMAP = 1 }; /* §5.2.6 flags of a range */
 
+/* clang-format off */
 /* §5.2.4 struct virtio_blk_config, offsets */
 enum {
 	CFG_CAPACITY = 0, CFG_SEG_MAX = 12, CFG_BLK_SIZE = 20, CFG_PHYS_EXP = 24,
@@ -37,6 +42,7 @@ enum {
 	CFG_DISCARD_SEG = 40, CFG_DISCARD_ALIGN = 44, CFG_ZEROES_SECTORS = 48, CFG_ZEROES_SEG = 52,
 	CFG_ZEROES_UNMAP = 56, CFG_BYTES = 60,
 };
+/* clang-format on */
 
 enum {
 	BLK_ID = 2,
@@ -45,9 +51,9 @@ enum {
 	BLK_HEADER = 16,
 	BLK_ID_BYTES = 20,
 	BLK_RANGE_BYTES = 16,
-	BLK_RANGES = 32,              /* of one discard or write-zeroes request */
-	BLK_RANGE_SECTORS = 1 << 22,  /* 2 GiB: bounds one worker's time */
-	BLK_INLINE_MAX = 64 << 10,    /* bytes read on the notifying thread at most */
+	BLK_RANGES = 32, /* of one discard or write-zeroes request */
+	BLK_RANGE_SECTORS = 1 << 22, /* 2 GiB: bounds one worker's time */
+	BLK_INLINE_MAX = 128 << 10, /* bytes read on the notifying thread at most */
 };
 
 struct blk_range {
@@ -60,12 +66,12 @@ struct blk_req {
 	struct blk_req *next_free;
 	struct blk *blk;
 	u32 type;
-	bool sync;   /* write-through: flush after the write */
+	bool sync; /* write-through: flush after the write */
 	bool busy;
 	gpa_t status_at;
-	u64 in_len;  /* of the chain, status byte included */
+	u64 in_len; /* of the chain, status byte included */
 	u64 off;
-	int result;  /* 0 or -errno, by the worker */
+	int result; /* 0 or -errno, by the worker */
 	u32 ranges;
 	struct blk_range range[BLK_RANGES];
 	struct chain c;
@@ -78,8 +84,8 @@ struct blk {
 	char serial[BLK_ID_BYTES];
 	struct aio *aio;
 	/* guard: machine.lock */
-	struct blk_req *req;      /* BLK_SLOTS; memory of those never needed stays untouched */
-	u32 reqs;                 /* slots that were ever needed */
+	struct blk_req *req; /* BLK_SLOTS; memory of those never needed stays untouched */
+	u32 reqs; /* slots that were ever needed */
 	struct blk_req *free_req; /* of these, the idle ones */
 };
 
@@ -88,7 +94,7 @@ static struct blk *to_blk(struct vdev *v)
 	return container_of(v, struct blk, v);
 }
 
-/* --- slots and completion ------------------------------------------------------------------------ */
+/* --- slots and completion --------------------------------------------------------------------- */
 
 static struct blk_req *blk_req_get(struct blk *b)
 {
@@ -112,8 +118,9 @@ static void blk_req_free(struct blk_req *r)
 	r->blk->free_req = r;
 }
 
-/* The one status byte goes back, whatever was asked.  `data` bytes of the in part are valid; used.len
- * counts from its start (§2.7.8.2), so the status is in it only if no gap lies before it. */
+/* The one status byte goes back, whatever was asked.  `data` bytes of the in part are valid;
+ * used.len counts from its start (§2.7.8.2), so the status is in it only if no gap lies before it.
+ */
 static void blk_finish(struct blk_req *r, u8 status, u64 data)
 {
 	struct blk *b = r->blk;
@@ -145,7 +152,7 @@ static void blk_done(void *arg, struct aio_req *list)
 	vq_signal(&b->v, &b->v.vq[0]);
 }
 
-/* --- what a worker does -------------------------------------------------------------------------- */
+/* --- what a worker does ----------------------------------------------------------------------- */
 
 static int blk_write(struct blk_req *r, struct image *im)
 {
@@ -175,23 +182,16 @@ static void blk_work(struct aio_req *aio)
 	struct image *im = r->blk->image;
 
 	switch (r->type) {
-	case BLK_T_IN:
-		r->result = image_readv(im, r->c.iov + r->c.in_at, r->c.in_n, r->off);
-		break;
-	case BLK_T_OUT:
-		r->result = blk_write(r, im);
-		break;
-	case BLK_T_FLUSH:
-		r->result = image_flush(im);
-		break;
-	default:
-		r->result = blk_ranges(r, im);
+	case BLK_T_IN: r->result = image_readv(im, r->c.iov + r->c.in_at, r->c.in_n, r->off); break;
+	case BLK_T_OUT: r->result = blk_write(r, im); break;
+	case BLK_T_FLUSH: r->result = image_flush(im); break;
+	default: r->result = blk_ranges(r, im);
 	}
 }
 
-/* --- requests ---------------------------------------------------------------------------------- */
+/* --- requests --------------------------------------------------------------------------------- */
 
-/* Is the write cache off?  §5.2.5.2, §5.2.6.2: without FLUSH a driver cannot ask for durability. */
+/* Is the write cache off?  §5.2.5.2, §5.2.6.2: a driver without FLUSH cannot ask for durability. */
 static bool blk_write_through(const struct blk *b)
 {
 	if (vdev_has(&b->v, BLK_F_CONFIG_WCE))
@@ -205,7 +205,8 @@ static bool blk_locate(const struct blk *b, u64 sector, u64 len, u64 *off)
 	u64 sectors = b->image->bytes / IMAGE_SECTOR;
 
 	*off = sector * IMAGE_SECTOR;
-	return len % IMAGE_SECTOR == 0 && sector <= sectors && len / IMAGE_SECTOR <= sectors - sector;
+	return len % IMAGE_SECTOR == 0 && sector <= sectors &&
+	       len / IMAGE_SECTOR <= sectors - sector;
 }
 
 static void blk_submit(struct blk_req *r)
@@ -268,7 +269,8 @@ static void blk_start_ranges(struct blk_req *r)
 	u64 len = r->c.out_len;
 	u8 status = BLK_S_OK;
 
-	if (r->blk->image->ro || !len || len % BLK_RANGE_BYTES || len > BLK_RANGES * BLK_RANGE_BYTES)
+	if (r->blk->image->ro || !len || len % BLK_RANGE_BYTES ||
+	    len > BLK_RANGES * BLK_RANGE_BYTES)
 		return blk_finish(r, BLK_S_IOERR, 0);
 	r->ranges = (u32)len / BLK_RANGE_BYTES;
 	for (u32 i = 0; i < r->ranges && status == BLK_S_OK; i++)
@@ -292,24 +294,13 @@ static bool blk_start(struct blk_req *r)
 	}
 	r->type = ld32(header);
 	switch (r->type) {
-	case BLK_T_IN:
-		blk_start_in(r, ld64(header + 8));
-		break;
-	case BLK_T_OUT:
-		blk_start_out(r, ld64(header + 8));
-		break;
-	case BLK_T_FLUSH:
-		blk_submit(r);
-		break;
-	case BLK_T_GET_ID:
-		blk_get_id(r);
-		break;
+	case BLK_T_IN: blk_start_in(r, ld64(header + 8)); break;
+	case BLK_T_OUT: blk_start_out(r, ld64(header + 8)); break;
+	case BLK_T_FLUSH: blk_submit(r); break;
+	case BLK_T_GET_ID: blk_get_id(r); break;
 	case BLK_T_DISCARD:
-	case BLK_T_WRITE_ZEROES:
-		blk_start_ranges(r);
-		break;
-	default:
-		blk_finish(r, BLK_S_UNSUPP, 0);
+	case BLK_T_WRITE_ZEROES: blk_start_ranges(r); break;
+	default: blk_finish(r, BLK_S_UNSUPP, 0);
 	}
 	return true;
 }
@@ -333,7 +324,7 @@ static void blk_notify(struct vdev *v, struct vq *q)
 	vq_signal(v, q);
 }
 
-/* --- life ---------------------------------------------------------------------------------------- */
+/* --- life ------------------------------------------------------------------------------------- */
 
 static void blk_drop(struct vdev *v)
 {
@@ -387,7 +378,8 @@ static int blk_init(struct vdev *v, struct err *e)
 
 	b->image = setup->image;
 	memcpy(b->serial, setup->serial, strnlen(setup->serial, BLK_ID_BYTES));
-	v->features = BLK_F_SEG_MAX | BLK_F_BLK_SIZE | BLK_F_FLUSH | BLK_F_TOPOLOGY | BLK_F_CONFIG_WCE;
+	v->features = BLK_F_SEG_MAX | BLK_F_BLK_SIZE | BLK_F_FLUSH | BLK_F_TOPOLOGY |
+		      BLK_F_CONFIG_WCE;
 	v->features |= b->image->ro ? BLK_F_RO : BLK_F_DISCARD | BLK_F_WRITE_ZEROES;
 	b->req = calloc(BLK_SLOTS, sizeof *b->req);
 	if (!b->req)
@@ -409,9 +401,17 @@ static void blk_free(struct vdev *v)
 }
 
 static const struct vdev_ops blk_ops = {
-	.id = BLK_ID, .queues = 1, .queue_max = VQ_MAX, .config_len = CFG_BYTES, .init = blk_init,
-	.free = blk_free, .notify = blk_notify, .config_write = blk_config_write, .drop = blk_drop,
-	.config_reset = blk_config_reset, .quiesce = blk_quiesce,
+	.id = BLK_ID,
+	.queues = 1,
+	.queue_max = VQ_MAX,
+	.config_len = CFG_BYTES,
+	.init = blk_init,
+	.free = blk_free,
+	.notify = blk_notify,
+	.config_write = blk_config_write,
+	.drop = blk_drop,
+	.config_reset = blk_config_reset,
+	.quiesce = blk_quiesce,
 };
 
 static int blk_mmio_init(struct device *dev, struct err *e)
@@ -420,6 +420,9 @@ static int blk_mmio_init(struct device *dev, struct err *e)
 }
 
 const struct device_ops virtio_blk_mmio_ops = {
-	.name = "virtio-blk", .version = 1, .bytes = sizeof(struct blk), .init = blk_mmio_init,
+	.name = "virtio-blk",
+	.version = 1,
+	.bytes = sizeof(struct blk),
+	.init = blk_mmio_init,
 	VMMIO_DEVICE_OPS,
 };

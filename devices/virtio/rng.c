@@ -1,7 +1,8 @@
 /* rng.c - virtio entropy device (virtio 1.2 §5.4): no configuration space, one queue of writable
  * buffers, each answered with at least one random byte of the host's getrandom().
  *
- * Answers on the thread that notifies, with machine.lock held: RNG_QUEUE * RNG_MAX bytes at most. */
+ * Answers on the thread that notifies, with machine.lock held: RNG_QUEUE * RNG_MAX bytes at most.
+ */
 #include <sys/random.h>
 
 #include "virtio.h"
@@ -38,7 +39,7 @@ static void rng_notify(struct vdev *v, struct vq *q)
 	int rc;
 
 	while ((rc = vq_pop(q, &c)) > 0)
-		vq_push(q, &c, rng_fill(&c)); /* a readable part is the driver's mistake, §5.4.6.1 */
+		vq_push(q, &c, rng_fill(&c)); /* a readable part is ignored, §5.4.6.1 */
 	if (rc < 0)
 		vdev_broken(v, "bad descriptor chain");
 	vq_signal(v, q);
@@ -50,7 +51,11 @@ static int rng_init(struct vdev *v, struct err *e)
 }
 
 static const struct vdev_ops rng_ops = {
-	.id = RNG_ID, .queues = 1, .queue_max = RNG_QUEUE, .init = rng_init, .notify = rng_notify,
+	.id = RNG_ID,
+	.queues = 1,
+	.queue_max = RNG_QUEUE,
+	.init = rng_init,
+	.notify = rng_notify,
 };
 
 static int rng_mmio_init(struct device *dev, struct err *e)
@@ -59,6 +64,9 @@ static int rng_mmio_init(struct device *dev, struct err *e)
 }
 
 const struct device_ops virtio_rng_mmio_ops = {
-	.name = "virtio-rng", .version = 1, .bytes = sizeof(struct vdev), .init = rng_mmio_init,
+	.name = "virtio-rng",
+	.version = 1,
+	.bytes = sizeof(struct vdev),
+	.init = rng_mmio_init,
 	VMMIO_DEVICE_OPS,
 };

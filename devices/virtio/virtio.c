@@ -15,8 +15,8 @@
 enum {
 	VSTATUS_DRIVER_BITS = VSTATUS_ACKNOWLEDGE | VSTATUS_DRIVER | VSTATUS_DRIVER_OK |
 			      VSTATUS_FEATURES_OK | VSTATUS_FAILED,
-	/* Guest time after which a queue that outlasted its pass is looked at again: long enough for
-	 * the loop's other events, short against a disk request. */
+	/* Guest time after which a queue that outlasted its pass is looked at again: long enough
+	 * for the loop's other events, short against a disk request. */
 	AGAIN_NS = 20000,
 };
 
@@ -94,7 +94,7 @@ void vdev_quiesce(struct device *dev)
 		v->ops->quiesce(v);
 }
 
-/* --- features and status: §2.1, §2.2, §3.1.1 --------------------------------------------------- */
+/* --- features and status: §2.1, §2.2, §3.1.1 -------------------------------------------------- */
 
 u32 vdev_features(const struct vdev *v)
 {
@@ -117,15 +117,12 @@ static bool status_step_ok(const struct vdev *v, u32 bit)
 	u32 have = v->s.status;
 
 	switch (bit) {
-	case VSTATUS_DRIVER:
-		return have & VSTATUS_ACKNOWLEDGE;
+	case VSTATUS_DRIVER: return have & VSTATUS_ACKNOWLEDGE;
 	case VSTATUS_FEATURES_OK: /* §2.2.2: only a subset of the offer, and no legacy driver */
 		return (have & VSTATUS_DRIVER) && !(v->s.driver_features & ~v->features) &&
 		       vdev_has(v, VIRTIO_F_VERSION_1);
-	case VSTATUS_DRIVER_OK:
-		return have & VSTATUS_FEATURES_OK;
-	default:
-		return true;
+	case VSTATUS_DRIVER_OK: return have & VSTATUS_FEATURES_OK;
+	default: return true;
 	}
 }
 
@@ -161,7 +158,7 @@ void vdev_broken(struct vdev *v, const char *why)
 		vdev_raise(v, VISR_CONFIG);
 }
 
-/* --- queues ------------------------------------------------------------------------------------ */
+/* --- queues ----------------------------------------------------------------------------------- */
 
 struct vq_state *vdev_queue(struct vdev *v)
 {
@@ -217,7 +214,7 @@ void vdev_notify(struct vdev *v, u32 i)
 		v->ops->notify(v, q);
 		if (!vq_active(q) || !vdev_running(v))
 			return;
-		more = vq_kick_on(q) && q->budget != budget; /* no progress: it waits for another event */
+		more = vq_kick_on(q) && q->budget != budget; /* no progress: not now, then */
 	} while (more && q->budget);
 	if (more && !timer_armed(&v->again))
 		timer_arm(&v->again, loop_now_ns(v->dev.loop) + AGAIN_NS);
@@ -258,7 +255,7 @@ int vdev_queue_eventfd(struct device *dev, u32 queue)
 	return fd;
 }
 
-/* --- interrupts -------------------------------------------------------------------------------- */
+/* --- interrupts ------------------------------------------------------------------------------- */
 
 int vdev_irq_eventfd(struct device *dev)
 {
@@ -281,7 +278,7 @@ void vq_signal(struct vdev *v, struct vq *q)
 		vdev_raise(v, VISR_QUEUE);
 }
 
-/* --- configuration space: §2.5 ------------------------------------------------------------------ */
+/* --- configuration space: §2.5 ---------------------------------------------------------------- */
 
 u64 vdev_config_read(const struct vdev *v, u64 off, unsigned size)
 {
@@ -308,7 +305,7 @@ void vdev_config_changed(struct vdev *v)
 		vdev_raise(v, VISR_CONFIG);
 }
 
-/* --- save and load ------------------------------------------------------------------------------ */
+/* --- save and load ---------------------------------------------------------------------------- */
 
 static void queue_state(struct vq_state *s, struct state *st)
 {
@@ -325,8 +322,8 @@ static void queue_state(struct vq_state *s, struct state *st)
 /* Make the loaded state live: rings are looked up anew, and what waits in them is looked at. */
 static void vdev_loaded(struct vdev *v, struct state *st)
 {
-	st_check(st, !(v->s.driver_features & ~v->features) ||
-		     !(v->s.status & VSTATUS_FEATURES_OK), "driver_features");
+	st_check(st, !(v->s.driver_features & ~v->features) || !(v->s.status & VSTATUS_FEATURES_OK),
+		 "driver_features");
 	st_check(st, !(v->s.status & ~(VSTATUS_DRIVER_BITS | VSTATUS_NEEDS_RESET)), "status");
 	st_check(st, !(v->s.isr & ~(VISR_QUEUE | VISR_CONFIG)), "isr");
 	for (u32 i = 0; i < v->ops->queues; i++) {

@@ -117,8 +117,8 @@ struct vdev_ops {
 	/* There may be chains in q: pop them until vq_pop says 0.  May be called for nothing. */
 	void (*notify)(struct vdev *v, struct vq *q);
 
-	/* The driver wrote configuration bytes; update v->s.config as the kind allows.  NULL: all are
-	 * read-only. */
+	/* The driver wrote configuration bytes; update v->s.config as the kind allows.  NULL: all
+	 * are read-only. */
 	void (*config_write)(struct vdev *v, u32 off, unsigned size, u64 val);
 
 	/* Drop all requests in flight, leaving guest memory alone from now on.  NULL: none ever. */
@@ -153,7 +153,7 @@ static inline struct vdev *to_vdev(struct device *dev)
 	return container_of(dev, struct vdev, dev);
 }
 
-/* --- virtio.c: for transports ---------------------------------------------------------------- */
+/* --- virtio.c: for transports ----------------------------------------------------------------- */
 int vdev_init(struct vdev *v, const struct vdev_ops *ops, void (*interrupt)(struct vdev *),
 	      struct err *e);
 void vdev_free(struct device *dev);
@@ -201,7 +201,7 @@ int vdev_queue_eventfd(struct device *dev, u32 queue);
 int vdev_irq_eventfd(struct device *dev);
 
 /* --- mmio.c: the memory-mapped transport (§4.2) ----------------------------------------------- */
-enum { VMMIO_LEN = 0x200, VMMIO_QUEUE_NOTIFY = 0x50 }; /* region 0; irq[0] is the interrupt, level */
+enum { VMMIO_LEN = 0x200, VMMIO_QUEUE_NOTIFY = 0x50 }; /* region 0; irq[0]: level-triggered */
 int vmmio_init(struct device *dev, const struct vdev_ops *ops, struct err *e);
 u64 vmmio_read(struct device *dev, unsigned region, u64 off, unsigned size);
 void vmmio_write(struct device *dev, unsigned region, u64 off, unsigned size, u64 val);
@@ -212,7 +212,7 @@ void vmmio_write(struct device *dev, unsigned region, u64 off, unsigned size, u6
 	.reset = vdev_reset, .state = vdev_state, .quiesce = vdev_quiesce,                         \
 	.state_off = offsetof(struct vdev, s), .state_len = sizeof(struct vdev_state)
 
-/* --- the kinds ---------------------------------------------------------------------------------- */
+/* --- the kinds -------------------------------------------------------------------------------- */
 extern const struct device_ops virtio_rng_mmio_ops; /* needs mem, loop, irq[0] */
 
 struct image;

@@ -1,4 +1,5 @@
-/* vq.c - the split virtqueue, device side (virtio 1.2 §2.7): pop, push, indirect tables, event index.
+/* vq.c - the split virtqueue, device side (virtio 1.2 §2.7): pop, push, indirect tables, event
+ * index.
  *
  * The rings lie in memory that the guest can rewrite at any moment.  So each guest word is read
  * once, into a local, and only the local is checked and used; the ring's place and size come from
@@ -6,11 +7,12 @@
  * CHAIN_MAX parts.  Runs with machine.lock held.
  *
  * More lenient than the text in two places, for drivers in the field: an indirect table may be
- * longer than the queue (up to VQ_MAX descriptors used), and descriptors of length 0 are skipped. */
+ * longer than the queue (up to VQ_MAX descriptors used), and descriptors of length 0 are skipped.
+ */
 #include "virtio.h"
 
 enum { DESC_NEXT = 1, DESC_WRITE = 2, DESC_INDIRECT = 4, DESC_BYTES = 16 }; /* §2.7.5 */
-enum { RING_NO_NOTIFY = 1 };                    /* avail and used flags, bit 0: §2.7.6, §2.7.8 */
+enum { RING_NO_NOTIFY = 1 }; /* avail and used flags, bit 0: §2.7.6, §2.7.8 */
 enum { RING_FLAGS = 0, RING_IDX = 2, RING_ENTRIES = 4, AVAIL_ENTRY = 2, USED_ENTRY = 8 };
 
 struct desc {
@@ -76,7 +78,8 @@ void vq_stop(struct vq *q)
 	q->inflight = 0;
 }
 
-/* The one read of a descriptor.  Tables in the ring are aligned; an indirect one may lie anywhere. */
+/* The one read of a descriptor.  Tables in the ring are aligned; an indirect one may lie anywhere.
+ */
 static struct desc desc_load(const u8 *p)
 {
 	u8 raw[DESC_BYTES] __attribute__((aligned(8)));
@@ -126,7 +129,7 @@ struct desc_table {
 	gpa_t gpa;
 	const u8 *host; /* NULL: look gpa up for each descriptor, the table may cross regions */
 	u32 count;
-	u32 steps;      /* descriptors left before a chain must be a loop */
+	u32 steps; /* descriptors left before a chain must be a loop */
 };
 
 static int table_load(const struct vq *q, const struct desc_table *t, u32 i, struct desc *d)

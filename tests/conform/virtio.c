@@ -69,15 +69,20 @@ static void blk_session(u64 features)
 		for (u32 i = 0; i < 4096; i += 4)
 			st32(p + i, sector * 0x10001 + i);
 		*(u8 *)drv_ptr(&d, status) = 0xff;
-		drv_add(&d, (struct buf[]){ { header, 16, 0 }, { data, 4096, 0 },
-					    { status, 1, D_WRITE } }, 3);
+		drv_add(&d,
+			(struct buf[]){
+				{ header, 16, 0 }, { data, 4096, 0 }, { status, 1, D_WRITE } },
+			3);
 		drv_kick(&d);
 		EQ(drv_wait(&d), 1);
 		EQ(*(u8 *)drv_ptr(&d, status), 0);
 		memset(p, 0, 4096);
 		st32(drv_ptr(&d, header), 0);
-		drv_add(&d, (struct buf[]){ { header, 16, 0 }, { data, 4096, D_WRITE },
-					    { status, 1, D_WRITE } }, 3);
+		drv_add(&d,
+			(struct buf[]){ { header, 16, 0 },
+					{ data, 4096, D_WRITE },
+					{ status, 1, D_WRITE } },
+			3);
 		drv_kick(&d);
 		EQ(drv_wait(&d), 4097);
 		EQ(ld32(p + 4092), sector * 0x10001 + 4092);

@@ -27,7 +27,11 @@ void drv_open(struct drv *d, const struct device_ops *ops, void *arg)
 	OK(d->loop);
 	d->chip.ops = &line_ops;
 	struct device wires = {
-		.id = "dut", .loop = d->loop, .mem = &d->mem, .arg = arg, .irq = { { &d->chip, 5 } },
+		.id = "dut",
+		.loop = d->loop,
+		.mem = &d->mem,
+		.arg = arg,
+		.irq = { { &d->chip, 5 } },
 	};
 
 	d->dev = device_new(ops, &wires, &e);

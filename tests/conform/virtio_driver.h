@@ -1,5 +1,5 @@
-/* virtio_driver.h - a fake guest driver for virtio-mmio devices: registers through the device's ops,
- * rings in a small guest memory, a fake loop and an interrupt line that is only looked at.
+/* virtio_driver.h - a fake guest driver for virtio-mmio devices: registers through the device's
+ * ops, rings in a small guest memory, a fake loop and an interrupt line that is only looked at.
  *
  * Ring fields are plain memory (ring(), desc()), so that a test can break any rule. */
 #pragma once
@@ -13,8 +13,8 @@ enum {
 	R_MAGIC = 0x00, R_VERSION = 0x04, R_DEVICE_ID = 0x08, R_VENDOR = 0x0c, R_FEATURES = 0x10,
 	R_FEATURES_SEL = 0x14, R_DRV_FEATURES = 0x20, R_DRV_FEATURES_SEL = 0x24, R_QUEUE_SEL = 0x30,
 	R_QUEUE_MAX = 0x34, R_QUEUE_NUM = 0x38, R_QUEUE_READY = 0x44, R_NOTIFY = 0x50, R_ISR = 0x60,
-	R_ACK = 0x64, R_STATUS = 0x70, R_DESC = 0x80, R_AVAIL = 0x90, R_USED = 0xa0, R_SHM_SEL = 0xac,
-	R_SHM = 0xb0, R_RESET = 0xc0, R_GENERATION = 0xfc, R_CONFIG = 0x100,
+	R_ACK = 0x64, R_STATUS = 0x70, R_DESC = 0x80, R_AVAIL = 0x90, R_USED = 0xa0,
+	R_SHM_SEL = 0xac, R_SHM = 0xb0, R_RESET = 0xc0, R_GENERATION = 0xfc, R_CONFIG = 0x100,
 };
 enum { D_NEXT = 1, D_WRITE = 2, D_INDIRECT = 4 };
 

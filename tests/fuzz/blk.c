@@ -1,5 +1,5 @@
-/* Fuzz target: a script of register writes, memory writes and kicks, run against a block device that is
- * set up and running.  The image aborts when it is asked for a byte it does not have. */
+/* Fuzz target: a script of register writes, memory writes and kicks, run against a block device
+ * that is set up and running.  The image aborts when it is asked for a byte it does not have. */
 #include <stdlib.h>
 
 #include "../../devices/virtio/virtio.h"
@@ -55,11 +55,19 @@ static int fuzz_zeroes(struct image *im, u64 off, u64 len, bool unmap)
 }
 
 static const struct image_ops fuzz_ops = {
-	.name = "fuzz", .readv = fuzz_readv, .writev = fuzz_writev, .flush = fuzz_flush,
-	.discard = fuzz_discard, .write_zeroes = fuzz_zeroes,
+	.name = "fuzz",
+	.readv = fuzz_readv,
+	.writev = fuzz_writev,
+	.flush = fuzz_flush,
+	.discard = fuzz_discard,
+	.write_zeroes = fuzz_zeroes,
 };
-static struct image image = { .ops = &fuzz_ops, .path = "fuzz", .fd = -1, .bytes = sizeof store,
-			      .block = 512, .phys_block = 512 };
+static struct image image = { .ops = &fuzz_ops,
+			      .path = "fuzz",
+			      .fd = -1,
+			      .bytes = sizeof store,
+			      .block = 512,
+			      .phys_block = 512 };
 static struct blk_setup setup = { .image = &image, .serial = "fuzz" };
 
 static void line_set(struct irqchip *c, u32 gsi, bool level)
@@ -76,7 +84,9 @@ static void reg(u64 off, u32 val)
 
 static void open_once(void)
 {
-	struct device wires = { .id = "fuzz", .mem = &memory, .arg = &setup, .irq = { { &chip, 5 } } };
+	struct device wires = {
+		.id = "fuzz", .mem = &memory, .arg = &setup, .irq = { { &chip, 5 } }
+	};
 	struct err e;
 
 	if (dev)
@@ -91,12 +101,15 @@ static void open_once(void)
 
 static void start(void)
 {
+	/* clang-format off */
 	static const u32 script[][2] = {
 		{ REG_STATUS, 0 }, { REG_STATUS, 3 }, { 0x24, 1 }, { 0x20, 1 }, { 0x24, 0 },
-		{ 0x20, 0x30006e44 }, { REG_STATUS, 11 }, { 0x30, 0 }, { 0x38, SIZE }, { 0x80, DESC },
+		{ 0x20, 0x30006e44 }, { REG_STATUS, 11 }, { 0x30, 0 }, { 0x38, SIZE },
+		{ 0x80, DESC },
 		{ 0x84, 0 }, { 0x90, AVAIL }, { 0x94, 0 }, { 0xa0, USED }, { 0xa4, 0 }, { 0x44, 1 },
 		{ REG_STATUS, 15 },
 	};
+	/* clang-format on */
 
 	memset(mem_ptr(&memory, 0, RAM), 0, 0x4000);
 	for (size_t i = 0; i < ARRAY_LEN(script); i++)
@@ -132,24 +145,18 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t len)
 	start();
 	for (; len >= STEP; data += STEP, len -= STEP) {
 		switch (data[0] & 7) {
-		case 0:
-			reg((u64)data[1] * 4 % VMMIO_LEN, ld32(data + 2));
-			break;
+		case 0: reg((u64)data[1] * 4 % VMMIO_LEN, ld32(data + 2)); break;
 		case 1:
-			dev->ops->write(dev, 0, 0x100 + data[1] % 0xf8, 1u << (data[2] & 3), data[3]);
+			dev->ops->write(dev, 0, 0x100 + data[1] % 0xf8, 1u << (data[2] & 3),
+					data[3]);
 			break;
 		case 2:
 		case 3:
 			memcpy(mem_ptr(&memory, 0x1000 + ld16(data + 1) % 0x3000, 4), data + 2, 4);
 			break;
-		case 4:
-			reg(REG_NOTIFY, 0);
-			break;
-		case 5:
-			loop_advance(loop, 1000000);
-			break;
-		default:
-			request(data + 1);
+		case 4: reg(REG_NOTIFY, 0); break;
+		case 5: loop_advance(loop, 1000000); break;
+		default: request(data + 1);
 		}
 	}
 	dev->ops->quiesce(dev);

@@ -1,5 +1,5 @@
-/* Fuzz target: a split ring whose descriptors, indirect tables and avail ring are the input.  Whatever
- * vq_pop accepts must lie inside guest memory and be counted right. */
+/* Fuzz target: a split ring whose descriptors, indirect tables and avail ring are the input.
+ * Whatever vq_pop accepts must lie inside guest memory and be counted right. */
 #include <stdlib.h>
 
 #include "../../devices/virtio/virtio.h"
@@ -21,7 +21,8 @@ static void check_chain(void)
 
 	check((u32)c.out_n + c.in_n <= CHAIN_MAX && c.in_at == c.out_n && !c.out_at);
 	for (u32 i = 0; i < (u32)c.out_n + c.in_n; i++) {
-		check(c.iov[i].iov_len && c.iov[i].iov_base == mem_ptr(&memory, c.gpa[i], c.iov[i].iov_len));
+		check(c.iov[i].iov_len &&
+		      c.iov[i].iov_base == mem_ptr(&memory, c.gpa[i], c.iov[i].iov_len));
 		*(i < c.out_n ? &out : &in) += c.iov[i].iov_len;
 	}
 	check(out == c.out_len && in == c.in_len && in + out <= UINT32_MAX);

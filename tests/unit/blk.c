@@ -11,12 +11,12 @@ enum { S_OK = 0, S_IOERR = 1, S_UNSUPP = 2 };
 enum { SECTORS = 64, HEADER = DRV_DATA, STATUS = DRV_DATA + 0x100, DATA = DRV_DATA + 0x1000 };
 enum { ID_BYTES = 20 };
 
-/* --- the image ------------------------------------------------------------------------------------ */
+/* --- the image -------------------------------------------------------------------------------- */
 static u8 store[SECTORS * 512];
 static u32 reads, nowait_reads, writes, flushes, discards, zeroes;
 static bool cached, last_unmap; /* readv_nowait succeeds */
-static int fail;                /* -errno of every call, or 0 */
-static bool hold;               /* workers wait for `go` in each call */
+static int fail; /* -errno of every call, or 0 */
+static bool hold; /* workers wait for `go` in each call */
 static sem_t entered, go;
 
 static int begin(u32 *counter)
@@ -83,8 +83,12 @@ static int fake_write_zeroes(struct image *im, u64 off, u64 len, bool unmap)
 }
 
 static const struct image_ops fake_ops = {
-	.name = "fake", .readv = fake_readv, .readv_nowait = fake_readv_nowait,
-	.writev = fake_writev, .flush = fake_flush, .discard = fake_discard,
+	.name = "fake",
+	.readv = fake_readv,
+	.readv_nowait = fake_readv_nowait,
+	.writev = fake_writev,
+	.flush = fake_flush,
+	.discard = fake_discard,
 	.write_zeroes = fake_write_zeroes,
 };
 
@@ -98,14 +102,19 @@ static void open_disk(u64 features, bool ro)
 	sem_init(&go, 0, 0);
 	for (u32 i = 0; i < sizeof store; i++)
 		store[i] = (u8)(i / 512 + 1);
-	image = (struct image){ .ops = &fake_ops, .path = "fake", .fd = -1, .ro = ro,
-				.bytes = sizeof store, .block = 512, .phys_block = 4096 };
+	image = (struct image){ .ops = &fake_ops,
+				.path = "fake",
+				.fd = -1,
+				.ro = ro,
+				.bytes = sizeof store,
+				.block = 512,
+				.phys_block = 4096 };
 	setup = (struct blk_setup){ .image = &image, .serial = "0123456789abcdefghij" };
 	drv_open(&d, &virtio_blk_mmio_ops, &setup);
 	drv_start(&d, features, 16);
 }
 
-/* --- requests ------------------------------------------------------------------------------------- */
+/* --- requests --------------------------------------------------------------------------------- */
 static void header(u32 type, u64 sector)
 {
 	u8 *h = drv_ptr(&d, HEADER);
@@ -127,8 +136,10 @@ static u8 finish(void)
 static u8 request(u32 type, u64 sector, u32 len, u16 data_flags)
 {
 	header(type, sector);
-	drv_add(&d, (struct buf[]){ { HEADER, 16, 0 }, { DATA, len, data_flags },
-				    { STATUS, 1, D_WRITE } }, 3);
+	drv_add(&d,
+		(struct buf[]){
+			{ HEADER, 16, 0 }, { DATA, len, data_flags }, { STATUS, 1, D_WRITE } },
+		3);
 	return finish();
 }
 
@@ -146,10 +157,10 @@ TEST(blk_config_space_tells_the_disk)
 	open_disk(~0ull, false);
 	EQ(r32(&d, R_CONFIG), SECTORS);
 	EQ(r32(&d, R_CONFIG + 4), 0);
-	EQ(r32(&d, R_CONFIG + 12), VQ_MAX - 2);       /* seg_max */
-	EQ(r32(&d, R_CONFIG + 20), 512);              /* blk_size */
-	EQ(r32(&d, R_CONFIG + 24), 3 | 8 << 16);      /* 4 KiB physical, min_io 8 blocks */
-	EQ(r32(&d, R_CONFIG + 32) & 0xff, 1);         /* write-back */
+	EQ(r32(&d, R_CONFIG + 12), VQ_MAX - 2); /* seg_max */
+	EQ(r32(&d, R_CONFIG + 20), 512); /* blk_size */
+	EQ(r32(&d, R_CONFIG + 24), 3 | 8 << 16); /* 4 KiB physical, min_io 8 blocks */
+	EQ(r32(&d, R_CONFIG + 32) & 0xff, 1); /* write-back */
 	OK(r32(&d, R_CONFIG + 36) && r32(&d, R_CONFIG + 40) && r32(&d, R_CONFIG + 44));
 	OK(r32(&d, R_CONFIG + 48) && r32(&d, R_CONFIG + 52));
 	EQ(d.dev->ops->read(d.dev, 0, R_CONFIG + 56, 1), 1);
@@ -182,7 +193,8 @@ TEST(blk_reads_what_is_cached_without_a_worker)
 	cached = true;
 	open_disk(~0ull, false);
 	header(IN, 5);
-	drv_add(&d, (struct buf[]){ { HEADER, 16, 0 }, { DATA, 512, D_WRITE }, { STATUS, 1, D_WRITE } },
+	drv_add(&d,
+		(struct buf[]){ { HEADER, 16, 0 }, { DATA, 512, D_WRITE }, { STATUS, 1, D_WRITE } },
 		3);
 	drv_kick(&d);
 	OK(drv_used(&d, &head, &len)); /* already */
@@ -195,11 +207,13 @@ TEST(blk_reads_what_is_cached_without_a_worker)
 
 TEST(blk_takes_any_framing_of_a_request)
 {
+	/* clang-format off */
 	static const struct { u32 out[3], in[3]; } frames[] = { /* §2.7.4: lengths mean nothing */
 		{ { 16 }, { 512, 1 } },       { { 16 }, { 513 } },
 		{ { 1, 15 }, { 511, 2 } },    { { 8, 4, 4 }, { 1, 511, 1 } },
 		{ { 16 }, { 256, 256, 1 } },  { { 15, 1 }, { 500, 12, 1 } },
 	};
+	/* clang-format on */
 
 	open_disk(~0ull, false);
 	for (size_t f = 0; f < ARRAY_LEN(frames); f++) {
@@ -239,13 +253,24 @@ TEST(blk_write_data_may_share_a_buffer_with_the_header)
 
 TEST(blk_refuses_sectors_outside_the_disk)
 {
+	/* clang-format off */
 	static const struct { u64 sector; u32 len; u8 status; } rows[] = {
-		{ SECTORS - 1, 512, S_OK }, { SECTORS - 1, 1024, S_IOERR }, { SECTORS, 512, S_IOERR },
-		{ SECTORS, 0, S_OK }, { ~0ull, 512, S_IOERR }, { 1ull << 55, 512, S_IOERR },
-		{ (1ull << 55) + 1, 512, S_IOERR }, { ~0ull >> 9, 1024, S_IOERR }, { 0, 511, S_IOERR },
-		{ 0, 513, S_IOERR }, { 0, 0, S_OK }, { 0, SECTORS * 512, S_OK },
-		{ 0, SECTORS * 512 + 512, S_IOERR }, { 1, SECTORS * 512, S_IOERR },
+		{ SECTORS - 1, 512, S_OK },
+		{ SECTORS - 1, 1024, S_IOERR },
+		{ SECTORS, 512, S_IOERR },
+		{ SECTORS, 0, S_OK },
+		{ ~0ull, 512, S_IOERR },
+		{ 1ull << 55, 512, S_IOERR },
+		{ (1ull << 55) + 1, 512, S_IOERR },
+		{ ~0ull >> 9, 1024, S_IOERR },
+		{ 0, 511, S_IOERR },
+		{ 0, 513, S_IOERR },
+		{ 0, 0, S_OK },
+		{ 0, SECTORS * 512, S_OK },
+		{ 0, SECTORS * 512 + 512, S_IOERR },
+		{ 1, SECTORS * 512, S_IOERR },
 	};
+	/* clang-format on */
 
 	open_disk(~0ull, false);
 	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
@@ -301,7 +326,7 @@ TEST(blk_get_id_gives_the_serial_number)
 	drv_close(&d);
 }
 
-/* --- durability ----------------------------------------------------------------------------------- */
+/* --- durability ------------------------------------------------------------------------------- */
 
 TEST(blk_flush_reaches_the_image)
 {
@@ -335,7 +360,7 @@ TEST(blk_writes_through_when_the_driver_cannot_flush_or_turns_the_cache_off)
 	drv_close(&d);
 }
 
-/* --- discard, write zeroes, read-only -------------------------------------------------------------- */
+/* --- discard, write zeroes, read-only --------------------------------------------------------- */
 
 TEST(blk_write_zeroes_and_discard_take_several_ranges)
 {
@@ -361,6 +386,7 @@ TEST(blk_write_zeroes_and_discard_take_several_ranges)
 
 TEST(blk_refuses_bad_ranges)
 {
+	/* clang-format off */
 	static const struct { u64 sector; u32 sectors, flags; u8 zeroes, discard; } rows[] = {
 		{ 0, 1, 2, S_UNSUPP, S_UNSUPP }, { 0, 1, 1u << 31, S_UNSUPP, S_UNSUPP },
 		{ 0, 1, 1, S_OK, S_UNSUPP }, { SECTORS, 1, 0, S_IOERR, S_IOERR },
@@ -369,6 +395,7 @@ TEST(blk_refuses_bad_ranges)
 		{ 0, 1u << 23, 0, S_IOERR, S_IOERR }, { 1ull << 55, 1, 0, S_IOERR, S_IOERR },
 		{ 0, 0, 0, S_IOERR, S_IOERR },
 	};
+	/* clang-format on */
 	static const u32 lengths[] = { 0, 8, 15, 17, 33 * 16, 0x10000 };
 
 	open_disk(~0ull, false);
@@ -421,10 +448,10 @@ TEST(blk_host_errors_become_the_guests)
 	drv_close(&d);
 }
 
-/* --- many at once ---------------------------------------------------------------------------------- */
+/* --- many at once ----------------------------------------------------------------------------- */
 
-/* n one-sector requests of the type, each with its own header, status and data, in one indirect table
- * each so that the whole ring can be in flight. */
+/* n one-sector requests of the type, each with its own header, status and data, in one indirect
+ * table each so that the whole ring can be in flight. */
 static void submit_many(u32 n, u32 type)
 {
 	for (u32 i = 0; i < n; i++) {
@@ -589,5 +616,42 @@ TEST(blk_memory_written_by_reads_is_reported_dirty)
 	EQ(dirty_hi, DATA + 4096);
 	OK(dirty_lo <= STATUS);
 	d.mem.written = NULL;
+	drv_close(&d);
+}
+
+static void visit(struct state *st)
+{
+	st_begin(st, "blk", 1);
+	d.dev->ops->state(d.dev, st);
+	st_end(st);
+	EQ(st->error, 0);
+}
+
+TEST(blk_state_goes_on_where_it_was_saved)
+{
+	struct state saved, st;
+
+	open_disk(~0ull, false);
+	d.dev->ops->write(d.dev, 0, R_CONFIG + 32, 1, 0); /* write-through */
+	EQ(request(OUT, 1, 512, 0), S_OK);
+	d.dev->ops->quiesce(d.dev);
+	state_init_save(&saved);
+	visit(&saved);
+	hold = true;
+	submit_many(4, IN); /* under way in the machine that the load replaces */
+	sem_wait(&entered);
+	for (int i = 0; i < 4; i++)
+		sem_post(&go);
+	hold = false;
+	state_init_load(&st, saved.buf, saved.len);
+	visit(&st);
+	EQ(to_vdev(d.dev)->vq[0].inflight, 0);
+	EQ(r32(&d, R_CONFIG + 32) & 0xff, 0);
+	loop_advance(d.loop, 1000000); /* the four, seen in the ring, are done again */
+	for (int i = 0; i < 4; i++)
+		drv_wait(&d);
+	EQ(request(OUT, 2, 512, 0), S_OK);
+	EQ(flushes, 2);
+	state_free(&saved);
 	drv_close(&d);
 }

@@ -67,7 +67,8 @@ TEST(image_refuses_what_is_no_disk)
 	expect_error((struct image_opts){ .ro = true }, -EISDIR, "is a directory");
 	rmdir(path);
 	OK(mkfifo(path, 0600) == 0);
-	expect_error((struct image_opts){ .ro = true }, -EINVAL, "neither a file nor a block device");
+	expect_error((struct image_opts){ .ro = true }, -EINVAL,
+		     "neither a file nor a block device");
 	unlink(path);
 	OK(symlink("/dev/null", path) == 0);
 	expect_error((struct image_opts){ 0 }, -EINVAL, "neither");

@@ -7,7 +7,9 @@ TEST(rng_fills_all_buffers_of_a_chain)
 {
 	drv_open(&d, &virtio_rng_mmio_ops, NULL);
 	drv_start(&d, ~0ull, 8);
-	drv_add(&d, (struct buf[]){ { DRV_DATA, 300, D_WRITE }, { DRV_DATA + 0x1000, 300, D_WRITE } }, 2);
+	drv_add(&d,
+		(struct buf[]){ { DRV_DATA, 300, D_WRITE }, { DRV_DATA + 0x1000, 300, D_WRITE } },
+		2);
 	drv_kick(&d);
 	EQ(drv_wait(&d), 600);
 	for (int part = 0; part < 2; part++) {

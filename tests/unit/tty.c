@@ -1,5 +1,5 @@
-/* tty.c - the host end of the serial line on terminals, pipes, files and nothing, with a device that
- * takes what it is told to take. */
+/* tty.c - the host end of the serial line on terminals, pipes, files and nothing, with a device
+ * that takes what it is told to take. */
 #include "../../devices/device.h"
 #include "../../host/tty.h"
 
@@ -152,7 +152,7 @@ static int null_fd(void)
 	return open("/dev/null", O_RDWR);
 }
 
-/* --- pipes ---------------------------------------------------------------------------------------- */
+/* --- pipes ------------------------------------------------------------------------------------ */
 
 TEST(tty_passes_bytes_through_pipes_and_lives_on_after_end_of_input)
 {
@@ -314,7 +314,7 @@ TEST(tty_socket_is_written_without_blocking)
 	finish();
 }
 
-/* --- files and nothing ------------------------------------------------------------------------------ */
+/* --- files and nothing ------------------------------------------------------------------------ */
 
 static void temp_file(char *path)
 {
@@ -394,7 +394,7 @@ TEST(tty_file_end_refuses_what_it_cannot_write)
 	loop_free(loop);
 }
 
-/* --- a terminal ------------------------------------------------------------------------------------- */
+/* --- a terminal ------------------------------------------------------------------------------- */
 
 static int open_pty(int *slave)
 {

@@ -4,7 +4,7 @@
 
 #include "../conform/virtio_driver.h"
 
-/* --- a kind with two queues and eight bytes of configuration ------------------------------------- */
+/* --- a kind with two queues and eight bytes of configuration ---------------------------------- */
 static u32 toy_notified[2], toy_dropped;
 
 static void toy_notify(struct vdev *v, struct vq *q)
@@ -44,8 +44,14 @@ static int toy_init(struct vdev *v, struct err *e)
 }
 
 static const struct vdev_ops toy_ops = {
-	.id = 0x51, .queues = 2, .queue_max = 16, .config_len = 8, .init = toy_init,
-	.notify = toy_notify, .config_write = toy_config_write, .config_reset = toy_config_reset,
+	.id = 0x51,
+	.queues = 2,
+	.queue_max = 16,
+	.config_len = 8,
+	.init = toy_init,
+	.notify = toy_notify,
+	.config_write = toy_config_write,
+	.config_reset = toy_config_reset,
 	.drop = toy_drop,
 };
 
@@ -55,7 +61,10 @@ static int toy_mmio_init(struct device *dev, struct err *e)
 }
 
 static const struct device_ops toy_mmio_ops = {
-	.name = "toy", .version = 1, .bytes = sizeof(struct vdev), .init = toy_mmio_init,
+	.name = "toy",
+	.version = 1,
+	.bytes = sizeof(struct vdev),
+	.init = toy_mmio_init,
 	VMMIO_DEVICE_OPS,
 };
 
@@ -71,7 +80,7 @@ static void wn(u64 off, unsigned size, u64 val)
 	d.dev->ops->write(d.dev, 0, off, size, val);
 }
 
-/* --- registers ------------------------------------------------------------------------------------ */
+/* --- registers -------------------------------------------------------------------------------- */
 
 TEST(virtio_mmio_identifies_itself)
 {
@@ -132,9 +141,12 @@ TEST(virtio_mmio_rng_has_no_config_space)
 
 TEST(virtio_mmio_reads_write_only_and_unknown_registers_as_zero)
 {
-	static const u16 regs[] = { R_FEATURES_SEL, R_DRV_FEATURES, R_DRV_FEATURES_SEL, R_QUEUE_SEL,
-				    R_QUEUE_NUM, R_NOTIFY, R_ACK, R_DESC, R_DESC + 4, R_AVAIL, R_USED,
-				    R_SHM_SEL, R_RESET, 0x18, 0x1c, 0x28, 0x3c, 0xf8 };
+	static const u16 regs[] = { R_FEATURES_SEL, R_DRV_FEATURES, R_DRV_FEATURES_SEL,
+				    R_QUEUE_SEL,    R_QUEUE_NUM,    R_NOTIFY,
+				    R_ACK,	    R_DESC,	    R_DESC + 4,
+				    R_AVAIL,	    R_USED,	    R_SHM_SEL,
+				    R_RESET,	    0x18,	    0x1c,
+				    0x28,	    0x3c,	    0xf8 };
 
 	drv_open(&d, &toy_mmio_ops, NULL);
 	for (size_t i = 0; i < ARRAY_LEN(regs); i++) {
@@ -167,7 +179,7 @@ TEST(virtio_mmio_survives_every_register_with_every_value)
 	drv_close(&d);
 }
 
-/* --- features and status --------------------------------------------------------------------------- */
+/* --- features and status ---------------------------------------------------------------------- */
 
 TEST(virtio_mmio_offers_features_in_two_words)
 {
@@ -268,7 +280,7 @@ TEST(virtio_mmio_reset_clears_everything)
 	drv_close(&d);
 }
 
-/* --- queues ------------------------------------------------------------------------------------- */
+/* --- queues ----------------------------------------------------------------------------------- */
 
 TEST(virtio_mmio_queue_numbers_are_checked)
 {
@@ -383,7 +395,7 @@ TEST(virtio_mmio_buffers_offered_before_driver_ok_are_served_then)
 	drv_close(&d);
 }
 
-/* --- interrupts and errors ------------------------------------------------------------------------ */
+/* --- interrupts and errors -------------------------------------------------------------------- */
 
 TEST(virtio_mmio_line_follows_interrupt_status)
 {
@@ -466,7 +478,7 @@ TEST(virtio_mmio_driver_that_never_stops_adding_does_not_hold_the_thread)
 	drv_close(&d);
 }
 
-/* --- save and load --------------------------------------------------------------------------------- */
+/* --- save and load ---------------------------------------------------------------------------- */
 
 static void save(struct state *st)
 {
@@ -543,7 +555,7 @@ TEST(virtio_mmio_state_that_no_driver_could_reach_is_refused)
 	drv_close(&d);
 }
 
-/* --- eventfds --------------------------------------------------------------------------------------- */
+/* --- eventfds --------------------------------------------------------------------------------- */
 
 TEST(virtio_mmio_irq_eventfd_takes_the_place_of_the_line)
 {
@@ -585,8 +597,9 @@ TEST(virtio_mmio_queue_eventfd_is_a_notification)
 	loop_free(d.loop);
 	d.loop = loop_new(&d.lock, false, &e); /* this one needs a loop that watches fds */
 	OK(d.loop);
-	struct device wires = { .id = "toy", .loop = d.loop, .mem = &d.mem,
-				.irq = { { &d.chip, 5 } } };
+	struct device wires = {
+		.id = "toy", .loop = d.loop, .mem = &d.mem, .irq = { { &d.chip, 5 } }
+	};
 
 	d.dev = device_new(&toy_mmio_ops, &wires, &e);
 	EQ(vdev_queue_count(d.dev), 2);

@@ -97,6 +97,7 @@ TEST(vq_push_fills_the_used_ring_and_marks_memory_dirty)
 
 TEST(vq_start_refuses_bad_sizes_alignments_and_places)
 {
+	/* clang-format off */
 	static const struct vq_state bad[] = {
 		{ .desc = DESC, .avail = AVAIL, .used = USED, .size = 0 },
 		{ .desc = DESC, .avail = AVAIL, .used = USED, .size = 3 },
@@ -110,6 +111,7 @@ TEST(vq_start_refuses_bad_sizes_alignments_and_places)
 		{ .desc = DESC, .avail = AVAIL, .used = ~0ull << 4, .size = 8 },
 		{ .desc = ~0ull << 4, .avail = AVAIL, .used = USED, .size = 8 },
 	};
+	/* clang-format on */
 
 	set_up(0);
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
@@ -197,10 +199,12 @@ TEST(vq_refuses_a_readable_buffer_after_a_writable_one)
 
 TEST(vq_refuses_buffers_outside_ram)
 {
+	/* clang-format off */
 	static const struct { gpa_t at; u32 len; } bad[] = {
 		{ RAM, 1 }, { RAM - 1, 2 }, { ~0ull, 1 }, { ~0ull, 2 }, { ~0ull - 15, 16 },
 		{ 0, 0xffffffff }, { 0xc0000000, 512 }, { 1ull << 63, 16 },
 	};
+	/* clang-format on */
 
 	set_up(0);
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
@@ -290,11 +294,13 @@ TEST(vq_takes_an_indirect_table_longer_than_the_queue)
 
 TEST(vq_refuses_bad_indirect_tables)
 {
+	/* clang-format off */
 	static const struct { gpa_t at; u32 len; u16 flags; } bad[] = {
 		{ TABLE, 0, INDIRECT }, { TABLE, 15, INDIRECT }, { TABLE, 17, INDIRECT },
 		{ TABLE, 16, INDIRECT | NEXT }, { RAM, 16, INDIRECT }, { RAM - 8, 16, INDIRECT },
 		{ ~0ull - 15, 32, INDIRECT }, { ~0ull - 15, 16, INDIRECT },
 	};
+	/* clang-format on */
 
 	set_up(VIRTIO_F_INDIRECT_DESC);
 	desc(TABLE, 0, DATA, 16, 0, 0);
@@ -385,7 +391,7 @@ TEST(vq_signal_obeys_the_event_index)
 	set_up(VIRTIO_F_EVENT_IDX);
 	desc(DESC, 0, DATA, 16, 0, 0);
 	st16(ptr(used_event), 2); /* wake me at the third */
-	st16(ptr(AVAIL), 1);      /* the flag counts no more */
+	st16(ptr(AVAIL), 1); /* the flag counts no more */
 	for (int i = 0; i < 5; i++) {
 		EQ(pop_one(0), 1);
 		vq_push(&q, &c, 0);
@@ -440,7 +446,8 @@ TEST(vq_chain_take_crosses_buffers_and_cut_last_takes_the_last_byte)
 	EQ(c.in_n, 0);
 }
 
-/* Another vCPU rewrites a descriptor while it is read: what vq_pop accepts must be what it checked. */
+/* Another vCPU rewrites a descriptor while it is read: what vq_pop accepts must be what it
+ * checked. */
 static bool stop;
 
 static void *rewrite(void *arg)
@@ -451,7 +458,7 @@ static void *rewrite(void *arg)
 
 	for (u32 i = 0; !__atomic_load_n(&stop, __ATOMIC_SEQ_CST); i++) {
 		__atomic_store_n(&p[i & 1], (i & 2 ? bad : good)[i & 1], __ATOMIC_SEQ_CST);
-		if (i % 64 == 1)
+		if (i % 61 == 0) /* in each of the four states */
 			sched_yield();
 	}
 	return NULL;
