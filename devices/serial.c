@@ -4,8 +4,9 @@
  * The transmitter is as fast as the chardev: a byte leaves while the guest writes it, and when the
  * host cannot take it THRE stays low until it can, so output neither blocks the guest nor gets
  * lost.  Input waits on the host until a FIFO has room and the guest listens (it enabled receive
- * interrupts, or reads LSR over and over): a driver clears the FIFOs when it opens the port, and
- * what was typed or piped in while the guest booted must survive that.
+ * interrupts, or reads LSR over and over), and for a moment after the guest has reprogrammed the
+ * port: a driver clears the FIFOs when it opens the port, and what was typed or piped in while the
+ * guest booted must survive that.
  *
  * Thread: vCPUs (registers), loop (timeout, chardev); all under machine.lock.
  * Source: National PC16550D data sheet, "Registers", "FIFO Interrupt Mode Operation".
@@ -17,6 +18,9 @@ enum { FIFO = 16, BAUD_CLOCK_HZ = 1843200, CLOCKS_PER_BIT = 16, TIMEOUT_CHARS = 
 /* LSR reads in a row, with nothing else between, that mean "waits for input".  A transmit loop never
  * gets there: it finds THRE high and writes, or low and then it is not counted. */
 enum { LISTENING_POLLS = 16 };
+
+/* How long a driver may take from its first write to the last FIFO clear when it sets up the port. */
+enum { SETTLE_NS = 10000000 };
 
 enum { RBR_THR_DLL, IER_DLM, IIR_FCR, LCR, MCR, LSR, MSR, SCR };
 enum { IER_ERBFI = 1, IER_ETBEI = 2, IER_ELSI = 4, IER_EDSSI = 8 };
@@ -33,6 +37,7 @@ struct serial {
 	struct device dev;
 	struct chardev *wire;      /* borrowed; NULL: nothing plugged in */
 	struct loop_timer timeout; /* mirrors s.timeout_ns */
+	struct loop_timer settled; /* mirrors s.settled_ns */
 	struct serial_state {
 		u8 ier, fcr, lcr, mcr, msr, scr;
 		u16 divisor;
@@ -45,6 +50,7 @@ struct serial {
 		bool timed_out;      /* the "character timeout" source */
 		bool line;           /* level of our IRQ */
 		u64 timeout_ns;      /* guest time the FIFO goes stale, or TIMER_OFF */
+		u64 settled_ns;      /* guest time from which input is let in */
 	} s;
 };
 
@@ -182,9 +188,28 @@ static size_t serial_room(struct device *dev)
 {
 	struct serial *u = serial_of(dev);
 
-	if (u->s.mcr & MCR_LOOP || !serial_listening(u))
+	if (u->s.mcr & MCR_LOOP || !serial_listening(u) ||
+	    loop_now_ns(dev->loop) < u->s.settled_ns)
 		return 0;
 	return (serial_fifos(u) ? FIFO : 1u) - u->s.rx_len;
+}
+
+static void serial_call_for_input(struct serial *u)
+{
+	if (u->wire && u->wire->readable && serial_room(&u->dev))
+		u->wire->readable(u->wire->ctx);
+}
+
+static void serial_settled(void *arg)
+{
+	serial_call_for_input(arg);
+}
+
+/* The port is being set up: no input for now. */
+static void serial_hold_input(struct serial *u)
+{
+	u->s.settled_ns = loop_now_ns(u->dev.loop) + SETTLE_NS;
+	timer_arm(&u->settled, u->s.settled_ns);
 }
 
 static void serial_receive(struct device *dev, const u8 *buf, size_t n)
@@ -272,6 +297,7 @@ static void serial_write_fcr(struct serial *u, u8 val)
 {
 	bool toggled = (u->s.fcr ^ val) & FCR_ENABLE;
 
+	serial_hold_input(u);
 	/* Bits 1-7 are not programmed unless bit 0 is set with them. */
 	u->s.fcr = val & FCR_ENABLE ? val & ~(FCR_CLEAR_RX | FCR_CLEAR_TX) : 0;
 	if (toggled || (val & FCR_ENABLE && val & FCR_CLEAR_RX))
@@ -282,10 +308,12 @@ static void serial_write_fcr(struct serial *u, u8 val)
 
 static void serial_write_ier(struct serial *u, u8 val)
 {
-	bool enabled = val & ~u->s.ier & IER_ETBEI;
+	u8 enabled = val & ~u->s.ier;
 
 	u->s.ier = val & 0xf;
-	if (enabled && !u->s.tx_len) /* an empty THR interrupts as soon as it may */
+	if (enabled & IER_ERBFI)
+		serial_hold_input(u);
+	if (enabled & IER_ETBEI && !u->s.tx_len) /* an empty THR interrupts as soon as it may */
 		u->s.thre = true;
 }
 
@@ -387,6 +415,7 @@ static void serial_write_reg(struct serial *u, u64 off, u8 val)
 		if (val & ~u->s.lcr & LCR_BREAK && u->s.mcr & MCR_LOOP)
 			serial_take(u, 0, LSR_BI); /* a break on the real wire has no reader */
 		u->s.lcr = val;
+		serial_hold_input(u);
 		break;
 	case MCR:
 		u->s.mcr = val & MCR_BITS;
@@ -404,8 +433,8 @@ static void serial_write_reg(struct serial *u, u64 off, u8 val)
 static void serial_settle(struct serial *u, size_t room_before)
 {
 	serial_update_irq(u);
-	if (u->wire && u->wire->readable && !room_before && serial_room(&u->dev))
-		u->wire->readable(u->wire->ctx);
+	if (!room_before)
+		serial_call_for_input(u);
 }
 
 static u64 serial_read(struct device *dev, unsigned region, u64 off, unsigned size)
@@ -444,6 +473,7 @@ static void serial_reset(struct device *dev)
 	serial_update_modem(u);
 	u->s.msr &= ~MSR_DELTA;
 	timer_cancel(&u->timeout);
+	timer_cancel(&u->settled);
 	serial_update_irq(u);
 }
 
@@ -460,6 +490,7 @@ static int serial_init(struct device *dev, struct err *e)
 		u->wire->dev = dev;
 	}
 	timer_init(&u->timeout, dev->loop, serial_timeout, u);
+	timer_init(&u->settled, dev->loop, serial_settled, u);
 	serial_reset(dev);
 	return 0;
 }
@@ -469,6 +500,7 @@ static void serial_free(struct device *dev)
 	struct serial *u = serial_of(dev);
 
 	timer_cancel(&u->timeout);
+	timer_cancel(&u->settled);
 	if (u->wire)
 		u->wire->dev = NULL;
 }
@@ -497,11 +529,14 @@ static void serial_state(struct device *dev, struct state *st)
 	st_bool(st, "timed_out", &s->timed_out);
 	st_bool(st, "line", &s->line);
 	st_u64(st, "timeout_ns", &s->timeout_ns);
+	st_u64(st, "settled_ns", &s->settled_ns);
 	st_check(st, s->rx_head < FIFO && s->rx_len <= FIFO && s->tx_len <= FIFO, "fifo");
 	st_check(st, serial_fifos(u) || (s->rx_len <= 1 && s->tx_len <= 1), "fifo");
 	st_check(st, s->polls <= LISTENING_POLLS, "polls");
-	if (st->loading && !st->error)
+	if (st->loading && !st->error) {
 		timer_arm(&u->timeout, s->timeout_ns);
+		timer_arm(&u->settled, s->settled_ns); /* once more if past: it calls for input */
+	}
 }
 
 const struct device_ops serial_ops = {

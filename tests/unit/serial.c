@@ -2,6 +2,7 @@
 #include "../../devices/chipset.h"
 #include "../rig.h"
 
+enum { SETTLE_NS = 10000000 }; /* as in devices/serial.c */
 enum { RBR = COM1_PORT, IER, FCR, LCR, MCR, LSR, MSR, SCR, IIR = FCR, THR = RBR };
 
 struct end {
@@ -44,6 +45,7 @@ static struct rig *open_rig(void)
 	out8(r, FCR, 0x81);
 	out8(r, MCR, 0x0b);
 	out8(r, IER, 0x05);
+	rig_advance(r, SETTLE_NS);
 	return r;
 }
 
@@ -216,6 +218,8 @@ TEST(serial_input_waits_until_the_guest_listens)
 	EQ(end.readable, 0);
 	out8(r, FCR, 7);
 	out8(r, IER, 1);
+	EQ(end.wire.room(end.wire.dev), 0); /* the driver may not be done clearing the FIFOs */
+	rig_advance(r, SETTLE_NS);
 	EQ(end.readable, 1);
 	EQ(type("root"), 4);
 	rig_free(r);
@@ -350,10 +354,12 @@ TEST(serial_fcr_clears_and_switches)
 	type("abc");
 	out8(r, FCR, 0x83);
 	EQ(in8(r, LSR), 0x60);
-	type("abc");
+	rig_advance(r, SETTLE_NS);
+	EQ(type("abc"), 3);
 	out8(r, FCR, 0);
 	EQ(in8(r, LSR), 0x60);
 	EQ(in8(r, IIR), 1);
+	rig_advance(r, SETTLE_NS);
 	EQ(end.wire.room(end.wire.dev), 1);
 	out8(r, FCR, 0xc0); /* without bit 0 nothing else is programmed */
 	EQ(in8(r, IIR), 1);
