@@ -426,3 +426,26 @@ TEST(pit_saved_timer_goes_on_where_it_was)
 	state_free(&saved);
 	rig_free(a), rig_free(b);
 }
+
+/* Linux: pit_next_event() writes nothing but counts, from its interrupt handler and long after. */
+TEST(pit_mode4_goes_again_with_every_count)
+{
+	struct rig *r = rig_new(&pit_ops);
+
+	out8(r, CW, 0x38);
+	r->rises[0] = 0;
+	for (u32 i = 1; i <= 50; i++) {
+		out8(r, C0, 0x2c), out8(r, C0, 1);
+		advance_ticks(r, 301);
+		EQ(r->rises[0], i - 1);
+		advance_ticks(r, i % 3 ? 1 : 1000);
+		EQ(r->rises[0], i);
+	}
+	out8(r, CW, 0x30), out8(r, C0, 0), out8(r, C0, 0); /* shutdown, as Linux does it */
+	advance_ticks(r, 100);
+	out8(r, CW, 0x34), out8(r, C0, 0x9c), out8(r, C0, 0x2e);
+	r->rises[0] = 0;
+	advance_ticks(r, 11933);
+	EQ(r->rises[0], 1);
+	rig_free(r);
+}
