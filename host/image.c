@@ -27,11 +27,14 @@ static int open_failed(const struct image_opts *o, int err, struct err *e)
 	const char *remedy = "";
 
 	if (err == ENOENT)
-		remedy = "; check the name, or create it: truncate -s 1G FILE";
-	else if ((err == EACCES || err == EROFS || err == EPERM) && !o->ro)
+		return err_set(e, -err, "disk %s: no such file; to create one: truncate -s 1G %s",
+			       o->path, o->path);
+	if ((err == EACCES || err == EROFS || err == EPERM) && !o->ro)
 		remedy = "; make it writable, or add ,ro";
 	else if (err == EACCES)
 		remedy = "; check its permissions";
+	else if (err == EBUSY)
+		remedy = "; the host uses it: unmount it, or add ,ro";
 	else if (err == EINVAL && o->direct)
 		remedy = "; its file system has no direct I/O: leave out ,direct";
 	return err_set(e, -err, "disk %s: cannot open%s (%s)%s", o->path,
@@ -71,6 +74,14 @@ static int image_lock(const struct image *im, struct err *e)
 	return 0;
 }
 
+static int image_open_flags(const struct image *im)
+{
+	int flags = (im->ro ? O_RDONLY : O_RDWR) | (im->direct ? O_DIRECT : 0) | O_CLOEXEC;
+
+	/* On a block device O_EXCL means: not while it is mounted.  Two writers ruin a file system. */
+	return im->blockdev && !im->ro ? flags | O_EXCL : flags;
+}
+
 int image_open(struct image **out, const struct image_opts *o, struct err *e)
 {
 	const struct image_ops *ops = format_find(o, e);
@@ -92,8 +103,7 @@ int image_open(struct image **out, const struct image_opts *o, struct err *e)
 	im->direct = o->direct;
 	im->blockdev = S_ISBLK(st.st_mode);
 	im->block = im->phys_block = IMAGE_SECTOR;
-	im->fd =
-		open(o->path, (o->ro ? O_RDONLY : O_RDWR) | (o->direct ? O_DIRECT : 0) | O_CLOEXEC);
+	im->fd = open(o->path, image_open_flags(im));
 	if (im->fd < 0) {
 		rc = open_failed(o, errno, e);
 		goto free_im;

@@ -101,7 +101,8 @@ static int raw_open(struct image *im, struct err *e)
 		goto free_raw;
 	if (r->file_bytes == 0) {
 		rc = err_set(e, -EINVAL,
-			     "disk %s: is empty (0 bytes); size it: truncate -s 1G FILE", im->path);
+			     "disk %s: is empty (0 bytes); give it a size: truncate -s 1G %s",
+			     im->path, im->path);
 		goto free_raw;
 	}
 	if (im->direct) {

@@ -326,7 +326,7 @@ static void blk_notify(struct vdev *v, struct vq *q)
 
 /* --- life ------------------------------------------------------------------------------------- */
 
-static void blk_drop(struct vdev *v)
+static void blk_drop(struct vdev *v, struct vq *q)
 {
 	struct blk *b = to_blk(v);
 

@@ -74,7 +74,7 @@ void vdev_reset(struct device *dev)
 	struct vdev *v = to_vdev(dev);
 
 	if (v->ops->drop)
-		v->ops->drop(v);
+		v->ops->drop(v, NULL);
 	timer_cancel(&v->again);
 	memset(&v->s, 0, sizeof v->s);
 	for (u32 i = 0; i < v->ops->queues; i++) {
@@ -183,7 +183,7 @@ void vdev_queue_ready(struct vdev *v, u32 val)
 
 	if (!(val & 1)) { /* §4.2.2.2: the driver stops the queue and takes its memory back */
 		if (v->ops->drop)
-			v->ops->drop(v);
+			v->ops->drop(v, q);
 		vq_stop(q);
 		s->ready = false;
 		return;
@@ -346,7 +346,7 @@ void vdev_state(struct device *dev, struct state *st)
 	struct vdev *v = to_vdev(dev);
 
 	if (st->loading && v->ops->drop)
-		v->ops->drop(v);
+		v->ops->drop(v, NULL);
 	st_u64(st, "driver_features", &v->s.driver_features);
 	st_u32(st, "features_sel", &v->s.features_sel);
 	st_u32(st, "driver_features_sel", &v->s.driver_features_sel);

@@ -32,7 +32,7 @@ static void toy_config_write(struct vdev *v, u32 off, unsigned size, u64 val)
 		st16(v->s.config + 4, (u16)val);
 }
 
-static void toy_drop(struct vdev *v)
+static void toy_drop(struct vdev *v, struct vq *q)
 {
 	toy_dropped++;
 }
