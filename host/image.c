@@ -78,7 +78,7 @@ static int image_open_flags(const struct image *im)
 {
 	int flags = (im->ro ? O_RDONLY : O_RDWR) | (im->direct ? O_DIRECT : 0) | O_CLOEXEC;
 
-	/* On a block device O_EXCL means: not while it is mounted.  Two writers ruin a file system. */
+	/* On a block device O_EXCL means: not while it is mounted. */
 	return im->blockdev && !im->ro ? flags | O_EXCL : flags;
 }
 

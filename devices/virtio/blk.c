@@ -52,7 +52,8 @@ enum {
 	BLK_ID_BYTES = 20,
 	BLK_RANGE_BYTES = 16,
 	BLK_RANGES = 32, /* of one discard or write-zeroes request */
-	BLK_RANGE_SECTORS = 1 << 22, /* 2 GiB: bounds one worker's time */
+	BLK_DISCARD_SECTORS = 1 << 22, /* of one range: 2 GiB */
+	BLK_ZEROES_SECTORS = 1 << 18, /* 128 MiB: a reset may wait while it is written */
 	BLK_INLINE_MAX = 128 << 10, /* bytes read on the notifying thread at most */
 };
 
@@ -83,6 +84,8 @@ struct blk {
 	struct image *image; /* borrowed */
 	char serial[BLK_ID_BYTES];
 	struct aio *aio;
+	/* atomic */
+	bool dropping; /* workers: do no more than you must */
 	/* guard: machine.lock */
 	struct blk_req *req; /* BLK_SLOTS; memory of those never needed stays untouched */
 	u32 reqs; /* slots that were ever needed */
@@ -168,6 +171,8 @@ static int blk_ranges(struct blk_req *r, struct image *im)
 	for (u32 i = 0; i < r->ranges && rc == 0; i++) {
 		const struct blk_range *g = &r->range[i];
 
+		if (__atomic_load_n(&r->blk->dropping, __ATOMIC_RELAXED))
+			return -ECANCELED;
 		if (r->type == BLK_T_DISCARD)
 			rc = image_discard(im, g->off, g->len);
 		else
@@ -253,13 +258,14 @@ static u8 blk_take_range(struct blk_req *r, struct blk_range *g)
 	chain_take(&r->c, raw, sizeof raw);
 	u64 sector = ld64(raw);
 	u32 sectors = ld32(raw + 8), flags = ld32(raw + 12);
+	u32 max = r->type == BLK_T_DISCARD ? BLK_DISCARD_SECTORS : BLK_ZEROES_SECTORS;
 
 	/* §5.2.6.2: unknown flags, and unmap in a discard, are unsupported */
 	if (flags & ~(r->type == BLK_T_WRITE_ZEROES ? BLK_ZEROES_UNMAP : 0u))
 		return BLK_S_UNSUPP;
 	g->len = (u64)sectors * IMAGE_SECTOR;
 	g->unmap = flags & BLK_ZEROES_UNMAP;
-	if (!sectors || sectors > BLK_RANGE_SECTORS || !blk_locate(r->blk, sector, g->len, &g->off))
+	if (!sectors || sectors > max || !blk_locate(r->blk, sector, g->len, &g->off))
 		return BLK_S_IOERR;
 	return BLK_S_OK;
 }
@@ -330,7 +336,9 @@ static void blk_drop(struct vdev *v, struct vq *q)
 {
 	struct blk *b = to_blk(v);
 
+	__atomic_store_n(&b->dropping, true, __ATOMIC_RELAXED);
 	aio_cancel(b->aio);
+	__atomic_store_n(&b->dropping, false, __ATOMIC_RELAXED);
 	for (u32 i = 0; i < b->reqs; i++) {
 		if (!b->req[i].busy)
 			continue;
@@ -357,10 +365,10 @@ static void blk_config_reset(struct vdev *v)
 	c[CFG_WRITEBACK] = 1;
 	if (im->ro)
 		return;
-	st32(c + CFG_DISCARD_SECTORS, BLK_RANGE_SECTORS);
+	st32(c + CFG_DISCARD_SECTORS, BLK_DISCARD_SECTORS);
 	st32(c + CFG_DISCARD_SEG, BLK_RANGES);
 	st32(c + CFG_DISCARD_ALIGN, im->phys_block / IMAGE_SECTOR);
-	st32(c + CFG_ZEROES_SECTORS, BLK_RANGE_SECTORS);
+	st32(c + CFG_ZEROES_SECTORS, BLK_ZEROES_SECTORS);
 	st32(c + CFG_ZEROES_SEG, BLK_RANGES);
 	c[CFG_ZEROES_UNMAP] = 1;
 }

@@ -121,8 +121,8 @@ struct vdev_ops {
 	 * are read-only. */
 	void (*config_write)(struct vdev *v, u32 off, unsigned size, u64 val);
 
-	/* Drop the requests of q (NULL: of all queues) that are in flight, leaving guest memory alone
-	 * from now on.  NULL: there are none, ever. */
+	/* Drop the requests of q (NULL: of all queues) that are in flight, and leave guest memory
+	 * alone from now on.  NULL: there are none, ever. */
 	void (*drop)(struct vdev *v, struct vq *q);
 	void (*config_reset)(struct vdev *v); /* set v->s.config; NULL: there is none */
 	void (*quiesce)(struct vdev *v);      /* finish all requests in flight; NULL: none ever */

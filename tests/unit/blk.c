@@ -655,3 +655,24 @@ TEST(blk_state_goes_on_where_it_was_saved)
 	state_free(&saved);
 	drv_close(&d);
 }
+
+/* A request of many ranges must not keep a reset waiting for all of them. */
+TEST(blk_reset_waits_for_one_range_only)
+{
+	pthread_t t;
+
+	open_disk(~0ull, false);
+	for (u32 i = 0; i < 32; i++)
+		range(i, i, 1, 0);
+	hold = true;
+	header(ZEROES, 0);
+	drv_add(&d, (struct buf[]){ { HEADER, 16, 0 }, { DATA, 512, 0 }, { STATUS, 1, D_WRITE } },
+		3);
+	drv_kick(&d);
+	sem_wait(&entered);
+	OK(pthread_create(&t, NULL, release_later, NULL) == 0);
+	w32(&d, R_STATUS, 0);
+	EQ(zeroes, 1);
+	pthread_join(t, NULL);
+	drv_close(&d);
+}
