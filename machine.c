@@ -33,8 +33,6 @@ static int machine_pick_engine(struct machine *m, struct err *e)
 	if (verdict == KVM_HARDWARE)
 		m->eng = &kvm_engine;
 	snprintf(m->eng_why, sizeof m->eng_why, "%s", why);
-	if (!m->cfg->dry_run)
-		log_info("cpu", "%s: %s", verdict == KVM_HARDWARE ? "KVM" : "software CPU", why);
 	return 0;
 }
 
@@ -293,7 +291,10 @@ static void machine_vcpu_exit(void *arg)
 	switch ((enum vexit)v->exit_why) {
 	case VEXIT_RESET:
 		log_info("machine", "vcpu%u: triple fault", v->index);
-		machine_reset(m);
+		if (m->cfg->restart)
+			machine_reset(m);
+		else
+			machine_stop(m, EXIT_GUEST); /* a PC would reset, but nobody means to do it so */
 		break;
 	case VEXIT_CRASH:
 		machine_crash(m, v);
@@ -335,6 +336,8 @@ int machine_run(struct machine *m)
 	int status;
 
 	ASSERT(rc == 0);
+	if (m->cfg->accel == ACCEL_AUTO)
+		log_info("cpu", "%s: %s", m->eng == &kvm_engine ? "KVM" : "software CPU", m->eng_why);
 	m->run = RUN_RUNNING;
 	m->request_work = (struct loop_work){ .fn = machine_do_requests, .arg = m };
 	for (u32 i = 0; i < m->nr_vcpus; i++)

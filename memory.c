@@ -2,8 +2,26 @@
 #include "memory.h"
 
 #include <sys/mman.h>
+#include <sys/sysinfo.h>
 
-enum { HOLE_START_GIB = 3, HOLE_END_GIB = 4 };
+enum { HOLE_START_GIB = 3, HOLE_END_GIB = 4, OVERCOMMIT_MAX = 2 };
+
+/* Pages are taken from the host as the guest touches them, so somewhat more than it has is the
+ * user's business; far more is a slip of the pen, and would end in the host's OOM killer. */
+static int memory_check(u64 ram_bytes, struct err *e)
+{
+	struct sysinfo si;
+	u64 host;
+
+	if (sysinfo(&si) < 0)
+		return 0;
+	host = ((u64)si.totalram + si.totalswap) * si.mem_unit;
+	if (ram_bytes / OVERCOMMIT_MAX <= host)
+		return 0;
+	return err_set(e, -ENOMEM, "guest memory: %llu MiB is far more than the host's %llu MiB; "
+		       "give less with --mem", (unsigned long long)(ram_bytes / MIB),
+		       (unsigned long long)(host / MIB));
+}
 
 int memory_init(struct memory *m, u64 ram_bytes, struct err *e)
 {
@@ -12,6 +30,9 @@ int memory_init(struct memory *m, u64 ram_bytes, struct err *e)
 	int rc;
 
 	memset(m, 0, sizeof *m);
+	rc = memory_check(ram_bytes, e);
+	if (rc < 0)
+		return rc;
 	m->ram_bytes = ram_bytes;
 	/* One mapping, so that huge pages may straddle what the guest sees as two ranges. */
 	host = mmap(NULL, ram_bytes, PROT_READ | PROT_WRITE,

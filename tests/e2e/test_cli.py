@@ -193,7 +193,7 @@ def dry_run_prints_json(env):
                 "--cmdline", 'quotes " and \\ too')
         check(r.returncode == 0, f"status {r.returncode}: {r.stderr!r}")
         text = json.dumps(json.loads(r.stdout))
-        check("d.img" in text and str(512 << 20) in text, f"the JSON lacks the disk or the memory: {text[:600]}")
+        check("d.img" in text and '"mem_size_mib": 512' in text, f"the JSON lacks the disk or the memory: {text[:600]}")
 
 
 @test()

@@ -95,7 +95,7 @@ def small_things_of_the_machine(env):
             _, out = vm.command("date +%s")
             drift = abs(int(out.split()[-1]) - time.time())
             check(drift < 5, f"the guest's clock is {drift:.0f} s off")
-            _, out = vm.command("cat /sys/block/vdb/serial; cat /sys/block/vdb/size /sys/block/vdc/ro")
+            _, out = vm.command("cat /sys/block/vdb/serial; echo; cat /sys/block/vdb/size /sys/block/vdc/ro")
             check(out.split() == ["second", "16384", "1"], f"second and third disk: {out}")
             status, _ = vm.command("dd if=/dev/zero of=/dev/vdc bs=512 count=1 2>/dev/null")
             check(status != 0, "a read-only disk was written")
