@@ -1,8 +1,8 @@
 /* decode.c - bytes and a CPU mode to struct insn, by the rows of ops.def.
  *
  * Owns the index over the rows, built once at the first call.  Knows no CPU state; any thread.
- * Source: SDM vol 2 "Instruction Format".  Where Intel and AMD differ Intel is followed: 66 is ignored
- * by near branches in 64-bit code, REX.R by segment register numbers. */
+ * Source: SDM vol 2 "Instruction Format".  Where Intel and AMD differ, Intel is followed: 66 is
+ * ignored by near branches in 64-bit code, REX.R by segment register numbers. */
 #include <cpuid.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -45,7 +45,7 @@ static u8 sizes[24][SZ_NR];    /* operand sizes in bytes, by size_context() */
 
 static const struct op op_undefined = { .name = "(bad)", .cls = CLS_UD, .flags = F_ENDS };
 
-/* --- the index --------------------------------------------------------------------------------- */
+/* --- the index -------------------------------------------------------------------------------- */
 
 static bool host_has(unsigned feature)
 {
@@ -110,7 +110,8 @@ static u32 row_accept(const struct op *op)
 	if (op->flags & F_O64)
 		key &= ~KEY_NOT64;
 	if (op->ext != EXT___)
-		key &= ~(255 * KEY_DIGIT) | KEY_DIGIT << (op->ext < 0xc0 ? op->ext & 7 : op->ext >> 3 & 7);
+		key &= ~(255 * KEY_DIGIT) |
+		       KEY_DIGIT << (op->ext < 0xc0 ? op->ext & 7 : op->ext >> 3 & 7);
 	if (op->ext != EXT___ && op->ext >= EXT_REG)
 		key &= ~KEY_MEM;
 	if (op->ext >= 0xc0)
@@ -245,7 +246,7 @@ bool op_available(const struct op *op)
 	return rows[op - op_rows].accept != 0;
 }
 
-/* --- one instruction --------------------------------------------------------------------------- */
+/* --- one instruction -------------------------------------------------------------------------- */
 
 struct cursor {
 	struct insn *in;
@@ -256,7 +257,7 @@ struct cursor {
 	u8 map;
 	u8 osize;            /* effective operand size */
 	u8 imms;             /* immediates taken */
-	u8 b[48];            /* the bytes, zeros after them: reads never need a check, the end does */
+	u8 b[48];            /* the bytes, then zeros: reads need no check, the end does */
 };
 
 static u64 take(struct cursor *d, unsigned size)
@@ -385,7 +386,8 @@ static u32 key_of(const struct cursor *d)
 {
 	const struct insn *in = d->in;
 
-	return (u32)KEY_PP << in->pp | (u32)KEY_LW << in->vexl | (u32)KEY_LW << (2 + (in->rex >> 3)) |
+	return (u32)KEY_PP << in->pp | (u32)KEY_LW << in->vexl |
+	       (u32)KEY_LW << (2 + (in->rex >> 3)) |
 	       (in->modrm >= 0xc0 ? KEY_REG : KEY_MEM) |
 	       (in->mode == MODE_64 ? KEY_64 : KEY_NOT64) |
 	       (u32)KEY_DIGIT << (in->modrm >> 3 & 7) | (u32)KEY_RM << (in->modrm & 7);
@@ -527,7 +529,7 @@ static void take_immediate(struct cursor *d, struct opd *o, u8 form)
 	}
 }
 
-/* What a form becomes: kind with mod = 3 and else, where its number is and how much of it counts. */
+/* What a form becomes: kind with mod = 3 and else, where its number is, how much of it counts. */
 static const struct form_info {
 	u8 reg_kind, mem_kind, source, mask;
 	bool immediate;

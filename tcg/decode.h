@@ -94,7 +94,7 @@ struct insn {
 	void *aux;        /* native stub, or handler's own */
 	u64 imm;
 	s64 disp;         /* displacement, or absolute offset (moffs) */
-	u16 imm2;         /* far selector, ENTER's level, second immediate byte (EXTRQ) */
+	u16 imm2;         /* far selector; the second OPD_IMM (ENTER's level) */
 	u16 pgoff;        /* offset of its first byte in its page: rip = c->code_rip + pgoff */
 	u8 len;           /* 1-15 */
 	u8 size;          /* operand size: 1, 2, 4, 8; vectors 16, 32 */
@@ -118,7 +118,7 @@ enum { DECODE_MORE = 0, DECODE_UD = -1, DECODE_GP = -2 };
 /* Decode at most avail bytes (15 are enough).  Length 1-15; DECODE_MORE if the instruction goes on
  * past avail; DECODE_UD if no row matches (in->len counts the bytes looked at, in->op is a CLS_UD
  * row); DECODE_GP if it would be longer than 15 bytes.  in->fn, aux and pgoff are left 0.  A row
- * whose feature the host lacks decodes as DECODE_UD. */
+ * whose feature the host lacks decodes as DECODE_UD.  A row of class UD (UD2, VMCALL) has a length. */
 int decode(struct insn *in, const u8 *bytes, unsigned avail, enum cpu_mode mode);
 
 /* Text as objdump -M intel would print it, for logs and tests.  buf of at least 96 bytes. */

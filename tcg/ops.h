@@ -1,8 +1,8 @@
 /* ops.h - the vocabulary of ops.def: maps, prefixes, operand letters, features, and the prototypes
  * of every handler that a row names.
  *
- * A row is ROW(map, opcode, pp, ext, lw, name, class, op0, op1, op2, op3, flags, fx, feature); whoever
- * includes ops.def defines ROW for what it wants from it.  Source: SDM vol 2 "Opcode Map". */
+ * A row is ROW(map, opcode, pp, ext, lw, name, class, op0, op1, op2, op3, flags, fx, feature);
+ * whoever includes ops.def defines ROW for what it wants.  Source: SDM vol 2 "Opcode Map". */
 #pragma once
 
 #include "decode.h"
@@ -15,7 +15,7 @@ enum op_map {
 };
 
 /* struct op.pp: bit n set: the row takes effective prefix n (0 none, 1 66, 2 F3, 3 F2; F3 and F2 go
- * before 66, the last of F3 and F2 wins).  Rows that take both none and 66 use 66 as operand size. */
+ * before 66, the last of F3 and F2 wins).  Rows that take none and 66 use 66 as operand size. */
 enum { PP_NP = 1, PP_66 = 2, PP_F3 = 4, PP_F2 = 8, PP_NF = PP_NP | PP_66, PP_ANY = 15 };
 
 /* struct op.ext: 0-7 is ModRM.reg; with EXT_REG mod must be 3; 0xc0-0xff is the whole byte. */
@@ -72,7 +72,7 @@ enum opd_size {
 	SZ_NR,
 };
 
-/* OPERAND(letters, form, size, sub): the letters of SDM vol 2 "Key to Abbreviations" where there are
+/* OPERAND(letters, form, size, sub): the letters of SDM vol 2 "Key to Abbreviations" where it has
  * some.  Suffixes beyond it: Ibs sign-extended; Mn, Ms as in enum opd_size. */
 #define OP_SPECS(OPERAND)                                                                          \
 	OPERAND(__, FORM_NONE, SZ_0, 0)                                                            \
@@ -99,8 +99,9 @@ enum opd_size {
 	OPERAND(iAX, FORM_IMP, SZ_V, RAX) OPERAND(iHX, FORM_IMP, SZ_HV, RAX)                       \
 	OPERAND(iDX, FORM_IMP, SZ_V, RDX)                                                          \
 	OPERAND(Ib, FORM_I, SZ_B, 0) OPERAND(Iw, FORM_I, SZ_W, 0) OPERAND(Iv, FORM_I, SZ_V, 0)     \
-	OPERAND(Ibs, FORM_IS, SZ_B, 0) OPERAND(Iz, FORM_IS, SZ_Z, 0) OPERAND(One, FORM_ONE, SZ_B, 0) \
-	OPERAND(Jb, FORM_J, SZ_B, 0) OPERAND(Jz, FORM_J, SZ_Z, 0) OPERAND(Ap, FORM_A, SZ_P, 0)     \
+	OPERAND(Ibs, FORM_IS, SZ_B, 0) OPERAND(Iz, FORM_IS, SZ_Z, 0)                               \
+	OPERAND(One, FORM_ONE, SZ_B, 0) OPERAND(Jb, FORM_J, SZ_B, 0) OPERAND(Jz, FORM_J, SZ_Z, 0)  \
+	OPERAND(Ap, FORM_A, SZ_P, 0)                                                               \
 	OPERAND(Ob, FORM_O, SZ_B, 0) OPERAND(Ov, FORM_O, SZ_V, 0)                                  \
 	OPERAND(Xb, FORM_X, SZ_B, 0) OPERAND(Xv, FORM_X, SZ_V, 0) OPERAND(Xz, FORM_X, SZ_Z, 0)     \
 	OPERAND(Yb, FORM_Y, SZ_B, 0) OPERAND(Yv, FORM_Y, SZ_V, 0) OPERAND(Yz, FORM_Y, SZ_Z, 0)     \
@@ -164,7 +165,8 @@ enum cpu_feature {
 #define DECLARE_SELF(x) const struct insn *exec_##x(struct tcg_cpu *c, const struct insn *in);
 #define DECLARE_NATIVE
 #define DECLARE_UD
-#define ROW(map, opcode, pp, ext, lw, name, cls, op0, op1, op2, op3, flags, fx, feature) DECLARE_##cls
+#define ROW(map, opcode, pp, ext, lw, name, cls, op0, op1, op2, op3, flags, fx, feature)           \
+	DECLARE_##cls
 #include "ops.def"
 #undef ROW
 #undef DECLARE_DRV

@@ -4,13 +4,14 @@
 
 /* The words of the flags column. */
 enum {
-	R0 = F_R0, W0 = F_W0, RMW = F_R0 | F_W0, W1 = F_W1, LOCKOK = F_LOCKOK, D64 = F_D64, F64 = F_F64,
-	I64 = F_I64, O64 = F_O64, ENDS = F_ENDS, PRIV = F_PRIV, ALIGN = F_ALIGN, REP = F_REP,
-	NOMEM = F_NOMEM, PROT = F_PROT,
+	R0 = F_R0, W0 = F_W0, RMW = F_R0 | F_W0, W1 = F_W1, LOCKOK = F_LOCKOK, D64 = F_D64,
+	F64 = F_F64, I64 = F_I64, O64 = F_O64, ENDS = F_ENDS, PRIV = F_PRIV, ALIGN = F_ALIGN,
+	REP = F_REP, NOMEM = F_NOMEM, PROT = F_PROT,
 };
 
 /* The words of the fx column: RFLAGS bits read (or passed through), written, left undefined. */
-enum { FL_ZSP = FL_ZF | FL_SF | FL_PF, FL_SYSTEM = FL_ARITH | FL_DF | FL_IF | FL_TF | FL_IOPL | FL_NT };
+enum { FL_ZSP = FL_ZF | FL_SF | FL_PF,
+       FL_SYSTEM = FL_ARITH | FL_DF | FL_IF | FL_TF | FL_IOPL | FL_NT };
 #define FX(read, write, undef) .fl_read = (read), .fl_write = (write), .fl_undef = (undef)
 #define FX_NONE FX(0, 0, 0)
 #define FX_ARITH FX(0, FL_ARITH, 0)

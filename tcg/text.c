@@ -1,8 +1,8 @@
 /* text.c - struct insn to text, in the manner of objdump -M intel, for logs and tests.
  *
- * A row's name may hold alternatives: "a/b/c" for operand size 2, 4, 8 (address size for JCXZ), "a/b"
- * for REX.W clear and set.  Departures from objdump: no pseudo-mnemonics (cmpltps), no prefixes that
- * do nothing. */
+ * A row's name may hold alternatives: "a/b/c" for operand size 2, 4, 8 (address size for JCXZ),
+ * "a/b" for REX.W clear and set.  Departures from objdump: no pseudo-mnemonics (cmpltps), no
+ * prefixes that do nothing, no riz. */
 #include <stdio.h>
 
 #include "ops.h"
@@ -108,7 +108,8 @@ static void put_address(struct text *t, const struct insn *in, bool vsib)
 	bool seg = in->prefixes & PFX_SEG;
 
 	if (in->base == REG_NONE && in->index == REG_NONE) {
-		put(t, "%s:0x%llx", seg_names[in->seg], (unsigned long long)mask((u64)in->disp, in->asize));
+		put(t, "%s:0x%llx", seg_names[in->seg],
+		    (unsigned long long)mask((u64)in->disp, in->asize));
 		return;
 	}
 	if (seg)
@@ -163,8 +164,8 @@ static void put_operand(struct text *t, const struct insn *in, unsigned i, u64 r
 		if (s->form == FORM_ONE)
 			put(t, "1");
 		else
-			put(t, "0x%llx",
-			    i && in->opd[0].kind == OPD_IMM ? in->imm2 : (unsigned long long)in->imm);
+			put(t, "0x%llx", (unsigned long long)(i && in->opd[0].kind == OPD_IMM ?
+								      in->imm2 : in->imm));
 		break;
 	case OPD_REL:
 		put(t, "0x%llx", (unsigned long long)mask(rip + in->len + in->imm, next));

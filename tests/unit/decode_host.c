@@ -1,6 +1,6 @@
-/* decode_host.c - the host CPU as oracle of what exists: random encodings that the table gives to the
- * host or knows nothing of are tried there in 64-bit ring 3.  What is #UD here must be #UD there and
- * the other way round, and what runs must be as long as decode() says. */
+/* decode_host.c - the host CPU as oracle of what exists: random encodings that the table gives to
+ * the host or knows nothing of are tried there in 64-bit ring 3.  What is #UD here must be so
+ * there, and the other way round, and what runs must be as long as decode() says. */
 #include "../../tcg/ops.h"
 #include "../test.h"
 #include "host_run.h"
@@ -19,6 +19,7 @@ static const struct {
 	{ MAP_0F, 0x00, 0x01, "SVM, VMX, SGX, PKU, UINTR, MONITORX, FRED" },
 	{ MAP_0F, 0x0e, 0x0f, "3DNow!" },
 	{ MAP_0F, 0x0d, 0x0d, "prefetch with a register is a NOP on some" },
+	{ MAP_0F, 0x20, 0x23, "LOCK MOV CR0 is CR8 on AMD" },
 	{ MAP_0F, 0x2b, 0x2b, "SSE4a" },
 	{ MAP_0F, 0x36, 0x37, "SMX" },
 	{ MAP_0F, 0x78, 0x79, "SSE4a, VMX" },
@@ -46,7 +47,8 @@ static bool may_differ(const u8 *b)
 {
 	unsigned map = MAP_ONE, opcode;
 
-	while (memchr("\x66\x67\xf0\xf2\xf3\x26\x2e\x36\x3e\x64\x65", *b, 11) || (*b & 0xf0) == 0x40)
+	while (memchr("\x66\x67\xf0\xf2\xf3\x26\x2e\x36\x3e\x64\x65", *b, 11) ||
+	       (*b & 0xf0) == 0x40)
 		b++;
 	opcode = *b;
 	if (opcode == 0xc4) {

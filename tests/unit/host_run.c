@@ -1,6 +1,6 @@
 /* host_run.c - single-stepping by the trap flag: an INT3 enters the signal handler, which swaps the
- * interrupted registers for the test's; the next signal swaps them back.  Apart from decode.h because
- * the C library's ucontext.h and decode.h both want the name REG_RIP. */
+ * interrupted registers for the test's; the next signal swaps them back.  Apart from decode.h
+ * because the C library's ucontext.h and decode.h both want the name REG_RIP. */
 #include <signal.h>
 #include <sys/mman.h>
 #include <ucontext.h>

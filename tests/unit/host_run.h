@@ -1,6 +1,6 @@
 /* host_run.h - lets the host CPU try one instruction in ring 3, to see whether it exists and how
  * long it is.  Every general register holds the address of scratch memory far from everything else;
- * the caller keeps away from instructions that change segment registers, make system calls or wait. */
+ * the caller keeps away from instructions that load segment registers, make system calls, wait. */
 #pragma once
 
 #include "../../base.h"
