@@ -242,8 +242,8 @@ struct block *block_find(struct tcg_cpu *c);              /* for s.rip; NULL: c-
 bool insn_fetch(struct tcg_cpu *c, struct insn *in);      /* decode at s.rip; false: c->exc */
 HANDLER exec_fall_through(struct tcg_cpu *c, const struct insn *in);
 
-/* Atomic accesses that no host instruction can make (MMIO, page crossing, code pages) exclude each
- * other by one lock. */
+/* Atomic accesses that no host instruction can make (MMIO, page crossing) exclude each other by one
+ * lock. */
 void split_lock(void);
 void split_unlock(void);
 

@@ -474,6 +474,7 @@ HANDLER exec_XCHG(struct tcg_cpu *c, const struct insn *in)
 	u64 a, b;
 	gva_t lin;
 	void *host;
+	gpa_t code;
 
 	opd_load(c, in, 1, &b);
 	if (in->opd[0].kind != OPD_MEM) {
@@ -482,12 +483,13 @@ HANDLER exec_XCHG(struct tcg_cpu *c, const struct insn *in)
 		opd_store(c, in, 1, a);
 		return in + 1;
 	}
-	if (!insn_lin(c, in, size, ACC_W, &lin) || !lin_host(c, lin, size, ACC_W, &host))
+	if (!insn_lin(c, in, size, ACC_W, &lin) || !lin_host_code(c, lin, size, &host, &code))
 		return insn_fault(c, in);
 	if (host)
 		a = xchg_host(host, size, b);
 	else if (!exchange_split(c, lin, size, &a, NULL, in, b))
 		return insn_fault(c, in);
+	lin_wrote(c, code, size);
 	opd_store(c, in, 1, a);
 	return in + 1;
 }
@@ -508,6 +510,7 @@ HANDLER exec_XADD(struct tcg_cpu *c, const struct insn *in)
 	u64 a, b;
 	gva_t lin;
 	void *host;
+	gpa_t code;
 
 	opd_load(c, in, 1, &b);
 	if (in->opd[0].kind != OPD_MEM) {
@@ -516,7 +519,7 @@ HANDLER exec_XADD(struct tcg_cpu *c, const struct insn *in)
 		opd_store(c, in, 0, exec_ADD(c, in, a, b)); /* last: wins if both are the same */
 		return in + 1;
 	}
-	if (!insn_lin(c, in, size, ACC_W, &lin) || !lin_host(c, lin, size, ACC_W, &host))
+	if (!insn_lin(c, in, size, ACC_W, &lin) || !lin_host_code(c, lin, size, &host, &code))
 		return insn_fault(c, in);
 	if (host) {
 		a = xadd_host(host, size, b);
@@ -524,6 +527,7 @@ HANDLER exec_XADD(struct tcg_cpu *c, const struct insn *in)
 	} else if (!exchange_split(c, lin, size, &a, exec_ADD, in, b)) {
 		return insn_fault(c, in);
 	}
+	lin_wrote(c, code, size);
 	opd_store(c, in, 1, a);
 	return in + 1;
 }
@@ -593,18 +597,20 @@ HANDLER exec_CMPXCHG(struct tcg_cpu *c, const struct insn *in)
 	u64 b, rax = c->v.s.gpr[RAX];
 	gva_t lin;
 	void *host;
+	gpa_t code;
 
 	opd_load(c, in, 1, &b);
 	if (in->opd[0].kind != OPD_MEM) {
 		cmpxchg_reg(c, in, b);
 		return in + 1;
 	}
-	if (!insn_lin(c, in, size, ACC_W, &lin) || !lin_host(c, lin, size, ACC_W, &host))
+	if (!insn_lin(c, in, size, ACC_W, &lin) || !lin_host_code(c, lin, size, &host, &code))
 		return insn_fault(c, in);
 	if (host)
 		cmpxchg_host(host, size, &rax, b);
 	else if (!cmpxchg_split(c, in, lin, &rax, b))
 		return insn_fault(c, in);
+	lin_wrote(c, code, size);
 	/* Flags as CMP of the old rAX with what was found there; equal if rAX did not change. */
 	exec_CMP(c, in, reg_get(c, RAX, size), rax & size_mask(size));
 	c->v.s.gpr[RAX] = rax;
@@ -623,14 +629,16 @@ HANDLER exec_CMPXCHG8B(struct tcg_cpu *c, const struct insn *in)
 	u64 new = (u64)reg_get(c, RCX, 4) << 32 | reg_get(c, RBX, 4);
 	gva_t lin;
 	void *host;
+	gpa_t code;
 
-	if (!insn_lin(c, in, 8, ACC_W, &lin) || !lin_host(c, lin, 8, ACC_W, &host))
+	if (!insn_lin(c, in, 8, ACC_W, &lin) || !lin_host_code(c, lin, 8, &host, &code))
 		return insn_fault(c, in);
 	old = want;
 	if (host)
 		cmpxchg_host(host, 8, &old, new);
 	else if (!cmpxchg_split(c, in, lin, &old, new))
 		return insn_fault(c, in);
+	lin_wrote(c, code, 8);
 	zf_set(c, old == want);
 	if (old != want) {
 		reg_set(c, RAX, 4, old);
@@ -639,7 +647,7 @@ HANDLER exec_CMPXCHG8B(struct tcg_cpu *c, const struct insn *in)
 	return in + 1;
 }
 
-/* The operand is aligned, so it never crosses a page; MMIO and code pages take two halves. */
+/* The operand is aligned, so it never crosses a page; MMIO takes two halves. */
 static bool cmpxchg16b_split(struct tcg_cpu *c, gva_t lin, u64 old[2], const u64 new[2])
 {
 	u64 now[2];
@@ -664,18 +672,20 @@ HANDLER exec_CMPXCHG16B(struct tcg_cpu *c, const struct insn *in)
 	const u64 new[2] = { gpr[RBX], gpr[RCX] };
 	gva_t lin;
 	void *host;
+	gpa_t code;
 
 	if (!insn_lin(c, in, 16, ACC_W, &lin))
 		return insn_fault(c, in);
 	if (lin & 15)
 		return insn_raise_err(c, in, EXC_GP, 0);
-	if (!lin_host(c, lin, 16, ACC_W, &host))
+	if (!lin_host_code(c, lin, 16, &host, &code))
 		return insn_fault(c, in);
 	if (host)
 		__asm__ volatile("lock cmpxchg16b %2" : "+a"(old[0]), "+d"(old[1]), "+m"(*(u128 *)host)
 				 : "b"(new[0]), "c"(new[1]) : "cc", "memory");
 	else if (!cmpxchg16b_split(c, lin, old, new))
 		return insn_fault(c, in);
+	lin_wrote(c, code, 16);
 	zf_set(c, old[0] == gpr[RAX] && old[1] == gpr[RDX]);
 	gpr[RAX] = old[0];
 	gpr[RDX] = old[1];

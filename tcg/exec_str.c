@@ -2,8 +2,7 @@
  *
  * A repeated instruction works on chunks that lie in one page of each operand: the host's own string
  * instruction runs on host addresses, so overlap and flags come out as they should.  What has no
- * host address (MMIO, ROM, pages with code, elements that cross a page) or goes downwards is done
- * element by element.  After each chunk the registers are up to date, so a fault or a request that
+ * host address (MMIO, ROM, elements that cross a page) or goes downwards is done element by element.  After each chunk the registers are up to date, so a fault or a request that
  * is waiting leaves the instruction restartable.  Source: SDM vol 2 "REP/REPE/REPZ/REPNE/REPNZ". */
 #include "exec.h"
 
@@ -16,6 +15,7 @@ struct str_opd {
 	enum access acc;
 	gva_t lin;
 	void *host; /* NULL: not directly */
+	gpa_t code; /* decoded code is near: to be told when written */
 };
 
 static struct str_opd str_src(const struct insn *in)
@@ -89,8 +89,12 @@ static bool str_map(struct tcg_cpu *c, const struct insn *in, struct str_opd *o,
 		o->host = NULL;
 		return true;
 	}
+	o->code = NO_CODE;
 	o->host = o->acc == ACC_W ? tlb_write(c, o->lin, bytes) : tlb_read(c, o->lin, bytes);
-	return o->host || lin_host(c, o->lin, bytes, o->acc, &o->host);
+	if (o->host)
+		return true;
+	return o->acc == ACC_W ? lin_host_code(c, o->lin, bytes, &o->host, &o->code) :
+				 lin_host(c, o->lin, bytes, o->acc, &o->host);
 }
 
 /* Prepare a chunk of at most n elements of a and (unless NULL) b: how many can be done at once on host
@@ -106,14 +110,10 @@ static bool str_chunk(struct tcg_cpu *c, const struct insn *in, struct str_opd *
 	*n = str_room(c, in, a, *n);
 	if (b)
 		*n = str_room(c, in, b, *n);
-	while (*n) {
-		if (!str_map(c, in, a, *n) || (b && !str_map(c, in, b, *n)))
-			return false;
-		if (a->host && (!b || b->host))
-			return true;
-		/* Some of it is not plain memory or near code: a granule at a time, then singly. */
-		*n = *n * in->size > 64 ? 64 / in->size : 0;
-	}
+	if (*n && (!str_map(c, in, a, *n) || (b && !str_map(c, in, b, *n))))
+		return false;
+	if (*n && (!a->host || (b && !b->host)))
+		*n = 0;
 	return true;
 }
 
@@ -170,6 +170,7 @@ static u64 movs_chunk(struct tcg_cpu *c, const struct insn *in, u64 n, bool *sto
 		return 0;
 	if (n) {
 		host_movs(dst.host, src.host, n, in->size);
+		lin_wrote(c, dst.code, (unsigned)(n * in->size));
 	} else {
 		if (!lin_load(c, src.lin, in->size, &val) || !lin_store(c, dst.lin, in->size, val))
 			return 0;
@@ -204,6 +205,7 @@ static u64 stos_chunk(struct tcg_cpu *c, const struct insn *in, u64 n, bool *sto
 		return 0;
 	if (n) {
 		host_stos(dst.host, val, n, in->size);
+		lin_wrote(c, dst.code, (unsigned)(n * in->size));
 	} else {
 		if (!lin_store(c, dst.lin, in->size, val))
 			return 0;
@@ -342,7 +344,8 @@ HANDLER exec_SCAS(struct tcg_cpu *c, const struct insn *in)
 }
 
 /* --- INS, OUTS ----------------------------------------------------------------------------------------------- */
-/* One element at a time, each an access on the port bus.  Memory is checked before a port is read: what
+/* One element at a time, each an access on the port bus.  The right to the port is asked for even if the
+ * count is 0.  Memory is checked before a port is read: what
  * was read could not be put back. */
 static u64 ins_chunk(struct tcg_cpu *c, const struct insn *in, u64 n, bool *stop)
 {
@@ -350,7 +353,7 @@ static u64 ins_chunk(struct tcg_cpu *c, const struct insn *in, u64 n, bool *stop
 	u16 port = (u16)c->v.s.gpr[RDX];
 	u64 val;
 
-	if (!io_allowed(c, port, in->size) || !str_lin(c, in, &dst) ||
+	if (!str_lin(c, in, &dst) ||
 	    !lin_host(c, dst.lin, in->size, ACC_W, &dst.host))
 		return 0;
 	fp_leave(c);
@@ -363,6 +366,8 @@ static u64 ins_chunk(struct tcg_cpu *c, const struct insn *in, u64 n, bool *stop
 
 HANDLER exec_INS(struct tcg_cpu *c, const struct insn *in)
 {
+	if (!io_allowed(c, (u16)c->v.s.gpr[RDX], in->size))
+		return insn_fault(c, in);
 	return str_run(c, in, ins_chunk);
 }
 
@@ -372,7 +377,7 @@ static u64 outs_chunk(struct tcg_cpu *c, const struct insn *in, u64 n, bool *sto
 	u16 port = (u16)c->v.s.gpr[RDX];
 	u64 val;
 
-	if (!io_allowed(c, port, in->size) || !str_lin(c, in, &src) ||
+	if (!str_lin(c, in, &src) ||
 	    !lin_load(c, src.lin, in->size, &val))
 		return 0;
 	fp_leave(c);
@@ -383,5 +388,7 @@ static u64 outs_chunk(struct tcg_cpu *c, const struct insn *in, u64 n, bool *sto
 
 HANDLER exec_OUTS(struct tcg_cpu *c, const struct insn *in)
 {
+	if (!io_allowed(c, (u16)c->v.s.gpr[RDX], in->size))
+		return insn_fault(c, in);
 	return str_run(c, in, outs_chunk);
 }

@@ -158,15 +158,17 @@ static bool rmw_split(struct tcg_cpu *c, const struct insn *in, gva_t lin, drv_f
 
 HANDLER drive_rmw_at(struct tcg_cpu *c, const struct insn *in, gva_t lin, drv_fn drv, u64 b)
 {
-	void *host;
+	void *host = tlb_write(c, lin, in->opd[0].size);
+	gpa_t code = NO_CODE;
 
 	/* The right to write is checked before the read: a fault is a write fault. */
-	if (!lin_host(c, lin, in->opd[0].size, ACC_W, &host))
+	if (!host && !lin_host_code(c, lin, in->opd[0].size, &host, &code))
 		return insn_fault(c, in);
 	if (host)
 		rmw_host(c, in, host, drv, b);
 	else if (!rmw_split(c, in, lin, drv, b))
 		return insn_fault(c, in);
+	lin_wrote(c, code, in->opd[0].size);
 	return in + 1;
 }
 

@@ -1,20 +1,19 @@
 /* mmu.c - the software TLB, guest memory access behind it, and stores into pages that hold code.
  *
- * Owns struct mmu: one bank of TLB arrays per recently used PCID, each with a supervisor's and a user's
- * view.  Everything is the vCPU thread's own but struct code_map, which the machine's vCPUs share
- * without a lock.
+ * Owns struct mmu: one bank of TLB arrays per recently used PCID, each with a supervisor's and a
+ * user's view.  Everything is the vCPU thread's own but struct code_map, which the machine's
+ * vCPUs share without a lock.
  *
  * A view has four arrays: reads, writes, fetches (those three inline code looks up, mmu.h), and
- * stores to pages with decoded code, which only this file looks up.  Filled slots are noted in bit
- * maps, so that a flush costs what was filled.  An entry is filled only if every later access it lets
- * through would pass the walk: a write entry needs D set, and with SMAP on a user page gets no entry
- * in the supervisor's view, where EFLAGS.AC would have to be asked each time.
+ * stores to pages with decoded code, which only this file looks up.  Filled slots are noted in
+ * bit maps, so that a flush costs what was filled.  An entry is filled only if every later
+ * access it lets through would pass the walk: a write entry needs D set, and with SMAP on a user
+ * page gets no entry in the supervisor's view, where EFLAGS.AC would have to be asked each time.
  *
  * Invariant: a page with a bit in the code map has no write entry on any vCPU, except between
  * mmu_code_added on one vCPU and the others' answer to VREQ_FLUSH (mmu_drop_code_writers).
  * Source: SDM vol 3 "Caching Translation Information", "Process-Context Identifiers". */
 #include <stdlib.h>
-#include <sys/mman.h>
 
 #include "walk.h"
 
@@ -22,8 +21,8 @@ enum { BANKS = 8, KINDS = 4, WORDS = TLB_SIZE / 64, NO_BANK = -1 };
 enum kind { KIND_R, KIND_W, KIND_X, KIND_C };
 
 struct view {
-	struct tlb t;                  /* kinds R, W, X */
-	struct tlb_entry c[TLB_SIZE];  /* kind C: stores to pages with code */
+	struct tlb t; /* kinds R, W, X */
+	struct tlb_entry c[TLB_SIZE]; /* kind C: stores to pages with code */
 	gpa_t x_gpa[TLB_SIZE], c_gpa[TLB_SIZE]; /* of kinds X and C */
 	u64 used[KINDS * WORDS], global[KINDS * WORDS], big[KINDS * WORDS];
 	/* Linear range that pieces of large pages came from, for the lower and the upper half. */
@@ -36,117 +35,31 @@ _Static_assert(offsetof(struct view, c) == 3 * TLB_SIZE * sizeof(struct tlb_entr
 
 struct bank {
 	u16 pcid;
-	u64 stamp;           /* of its last selection, for choosing a victim */
+	u64 stamp; /* of its last selection, for choosing a victim */
 	struct view view[2]; /* supervisor, user */
 };
 
 struct mmu {
 	struct bank *bank[BANKS]; /* NULL: never used */
-	unsigned now;             /* the bank of the current PCID */
+	unsigned now; /* the bank of the current PCID */
 	u64 stamp;
-	struct bank *empty;       /* never filled: every access takes the slow path (alignment checks) */
+	struct bank *empty; /* never filled: every access takes the slow path (alignment checks) */
 	gva_t global_lo, global_hi; /* linear range of global pages in any bank */
 	u64 phys_mask;
 	u64 pdpte[4];
 	bool pdpte_valid;
-	bool own_code;            /* c->code is ours to free */
-};
-
-struct code_map {
-	const struct memory *mem; /* borrowed */
-	_Atomic u64 *mask[MEM_REGIONS_MAX]; /* a word per page of each region */
+	bool own_code; /* c->code is ours to free */
 };
 
 /* Where a linear address leads for one kind of access. */
 struct place {
 	gpa_t gpa;
-	u8 *host;  /* NULL: not memory */
+	u8 *host; /* NULL: not memory */
 	bool rom;
-	u64 code;  /* the page's word in the code map; 0 for reads */
+	u64 code; /* the page's word in the code map; 0 for reads */
 };
 
-/* --- the code map ----------------------------------------------------------------------------- */
-struct code_map *code_map_new(const struct memory *m, struct err *e)
-{
-	struct code_map *cm = calloc(1, sizeof *cm);
-
-	if (!cm) {
-		err_set(e, -ENOMEM, "software CPU: no memory for the code map");
-		return NULL;
-	}
-	cm->mem = m;
-	for (u32 i = 0; i < m->n; i++) { /* sparse: only touched parts take memory */
-		void *p = mmap(NULL, m->region[i].bytes / PAGE_SIZE * sizeof(u64), PROT_READ | PROT_WRITE,
-			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-		if (p == MAP_FAILED) {
-			err_set(e, -ENOMEM, "software CPU: no memory for the code map");
-			code_map_free(cm);
-			return NULL;
-		}
-		cm->mask[i] = p;
-	}
-	return cm;
-}
-
-void code_map_free(struct code_map *cm)
-{
-	if (!cm)
-		return;
-	for (u32 i = 0; i < cm->mem->n; i++)
-		if (cm->mask[i])
-			munmap((void *)cm->mask[i], cm->mem->region[i].bytes / PAGE_SIZE * sizeof(u64));
-	free(cm);
-}
-
-/* The word for gpa's page, or NULL outside memory. */
-static _Atomic u64 *code_word(const struct code_map *cm, gpa_t gpa)
-{
-	for (u32 i = 0; i < cm->mem->n; i++) {
-		const struct mem_region *r = &cm->mem->region[i];
-
-		if (gpa - r->gpa < r->bytes && cm->mask[i])
-			return &cm->mask[i][(gpa - r->gpa) / PAGE_SIZE];
-	}
-	return NULL;
-}
-
-/* The granules of [off, off+len), which ends in the same page. */
-static u64 code_span(u64 off, u64 len)
-{
-	unsigned first = (unsigned)(off % PAGE_SIZE / 64), last = (unsigned)((off % PAGE_SIZE + len - 1) / 64);
-
-	return (~0ull << first) & (~0ull >> (63 - last));
-}
-
-bool code_map_hit(const struct code_map *cm, gpa_t gpa, u64 len)
-{
-	while (len) {
-		u64 n = MIN(len, PAGE_SIZE - gpa % PAGE_SIZE);
-		_Atomic u64 *w = code_word(cm, gpa);
-
-		if (w && atomic_load_explicit(w, memory_order_acquire) & code_span(gpa, n))
-			return true;
-		gpa += n;
-		len -= n;
-	}
-	return false;
-}
-
-void code_map_clear(struct code_map *cm, gpa_t gpa, u64 len)
-{
-	while (len) {
-		u64 n = MIN(len, PAGE_SIZE - gpa % PAGE_SIZE);
-		_Atomic u64 *w = code_word(cm, gpa);
-
-		if (w)
-			atomic_fetch_and(w, ~code_span(gpa, n));
-		gpa += n;
-		len -= n;
-	}
-}
-
-/* --- views: fill, drop, flush ------------------------------------------------------------------ */
+/* --- views: fill, drop, flush ----------------------------------------------------------------- */
 /* slot counts through all four arrays: kind * TLB_SIZE + index. */
 static struct tlb_entry *view_entry(struct view *v, unsigned slot)
 {
@@ -188,8 +101,8 @@ static void view_flush(struct view *v, bool keep_global)
 		v->large[half].lo = ~0ull, v->large[half].hi = 0;
 }
 
-/* Drop what INVLPG of lin must: its 4 KiB page, and if lin may lie in a large page, every piece of large
- * pages in the same gigabyte (no need to know which size it was). */
+/* Drop what INVLPG of lin must: its 4 KiB page, and if lin may lie in a large page, every piece
+ * of large pages in the same gigabyte (no need to know which size it was). */
 static void view_drop_page(struct view *v, gva_t lin)
 {
 	unsigned half = lin >> 63;
@@ -231,7 +144,7 @@ static void view_fill(struct mmu *m, struct view *v, enum kind kind, gva_t lin, 
 	}
 }
 
-/* --- banks -------------------------------------------------------------------------------------- */
+/* --- banks ------------------------------------------------------------------------------------ */
 static void bank_flush(struct bank *b, bool keep_global)
 {
 	view_flush(&b->view[0], keep_global);
@@ -339,7 +252,7 @@ void mmu_free(struct tcg_cpu *c)
 	c->mmu = NULL;
 }
 
-/* --- maintenance ------------------------------------------------------------------------------- */
+/* --- maintenance ------------------------------------------------------------------------------ */
 static void flush_banks(struct tcg_cpu *c, bool keep_global)
 {
 	struct mmu *m = c->mmu;
@@ -398,8 +311,8 @@ bool mmu_load_pdptes(struct tcg_cpu *c, u64 cr0, u64 cr3, u64 cr4, u64 efer)
 	return true;
 }
 
-/* The latched pointers.  After the state was replaced from outside (they are not part of it), they are
- * read again; one that fails the check counts as not present. */
+/* The latched pointers.  After the state was replaced from outside (they are not part of it),
+ * they are read again; one that fails the check counts as not present. */
 u64 *mmu_pdptes(struct tcg_cpu *c)
 {
 	struct mmu *m = c->mmu;
@@ -451,7 +364,8 @@ bool mmu_invpcid(struct tcg_cpu *c, u64 type, u64 pcid, gva_t lin)
 	struct mmu *m = c->mmu;
 	bool pcide = c->v.s.cr4 & CR4_PCIDE;
 
-	if (type > 3 || (type < 2 && !pcide && pcid) || pcid > 0xfff || (type == 0 && !is_canonical(lin)))
+	if (type > 3 || (type < 2 && !pcide && pcid) || pcid > 0xfff ||
+	    (type == 0 && !is_canonical(lin)))
 		return raise_err(c, EXC_GP, 0);
 	if (type >= 2) {
 		flush_banks(c, type == 3);
@@ -471,7 +385,7 @@ bool mmu_invpcid(struct tcg_cpu *c, u64 type, u64 pcid, gva_t lin)
 	return true;
 }
 
-/* --- finding the place -------------------------------------------------------------------------- */
+/* --- finding the place ------------------------------------------------------------------------ */
 u8 *phys_ptr(const struct tcg_cpu *c, gpa_t gpa, bool *rom)
 {
 	const struct memory *m = c->v.env->mem;
@@ -506,14 +420,17 @@ static bool is_lapic(const struct tcg_cpu *c, gpa_t gpa)
 static bool lookup(struct tcg_cpu *c, struct view *v, gva_t lin, enum access acc, struct place *p)
 {
 	unsigned i = tlb_index(lin);
-	const struct tlb_entry *t = acc & ACC_W ? &v->t.w[i] : acc & ACC_X ? &v->t.x[i] : &v->t.r[i];
+	const struct tlb_entry *t = acc & ACC_W	  ? &v->t.w[i]
+				    : acc & ACC_X ? &v->t.x[i]
+						  : &v->t.r[i];
 	gva_t page = ALIGN_DOWN(lin, PAGE_SIZE);
 
 	*p = (struct place){ .gpa = v->x_gpa[i] | lin % PAGE_SIZE };
 	if (acc & ACC_W && v->c[i].tag == page) {
 		t = &v->c[i];
 		p->gpa = v->c_gpa[i] | lin % PAGE_SIZE;
-		p->code = atomic_load_explicit(code_word(c->code, p->gpa), memory_order_acquire);
+		p->code =
+			atomic_load_explicit(code_map_word(c->code, p->gpa), memory_order_acquire);
 		if (!p->code) /* the page has become plain data: let a write entry be made */
 			return false;
 	}
@@ -523,9 +440,10 @@ static bool lookup(struct tcg_cpu *c, struct view *v, gva_t lin, enum access acc
 	return true;
 }
 
-/* Enter what the walk w allows: the kind asked for, and beside a read what needs no further check. */
-static void fill(struct tcg_cpu *c, struct view *v, gva_t lin, enum access acc, const struct walk *w,
-		 const struct place *p)
+/* Enter what the walk w allows: the kind asked for, and beside a read what needs no further
+ * check. */
+static void fill(struct tcg_cpu *c, struct view *v, gva_t lin, enum access acc,
+		 const struct walk *w, const struct place *p)
 {
 	struct mmu *m = c->mmu;
 	const u8 *page = (const u8 *)ALIGN_DOWN((uintptr_t)p->host, PAGE_SIZE);
@@ -552,14 +470,16 @@ static void fill(struct tcg_cpu *c, struct view *v, gva_t lin, enum access acc, 
 	view_fill(m, v, KIND_W, lin, page, w);
 }
 
-/* Translate and check one byte's access, which stands for all in its page.  False: #PF, or #GP(0) for an
- * address that is not canonical. */
+/* Translate and check one byte's access, which stands for all in its page.  False: #PF, or
+ * #GP(0) for an address that is not canonical. */
 static bool locate(struct tcg_cpu *c, gva_t lin, enum access acc, bool sup, struct place *p)
 {
 	const struct cpu_state *s = &c->v.s;
 	bool user = c->cpl == 3 && !sup;
 	struct view *v = &c->mmu->bank[c->mmu->now]->view[user];
-	struct walk w = { .gpa = ALIGN_DOWN(lin, PAGE_SIZE), .shift = 12, .write = true, .dirty = true };
+	struct walk w = {
+		.gpa = ALIGN_DOWN(lin, PAGE_SIZE), .shift = 12, .write = true, .dirty = true
+	};
 
 	if (lookup(c, v, lin, acc, p))
 		return true;
@@ -569,8 +489,9 @@ static bool locate(struct tcg_cpu *c, gva_t lin, enum access acc, bool sup, stru
 		struct walk_for how = { acc, user, s->rflags & FL_AC && c->cpl < 3 && !sup };
 
 		if (!walk_tables(c, lin, how, &w)) {
-			c->exc = (struct exc){ .vector = EXC_PF, .has_error = true, .error = w.error,
-					       .cr2 = lin };
+			c->exc = (struct exc){
+				.vector = EXC_PF, .has_error = true, .error = w.error, .cr2 = lin
+			};
 			return false;
 		}
 	}
@@ -581,21 +502,28 @@ static bool locate(struct tcg_cpu *c, gva_t lin, enum access acc, bool sup, stru
 	if (!p->host)
 		return true;
 	if (w.write && !p->rom)
-		p->code = atomic_load_explicit(code_word(c->code, p->gpa), memory_order_acquire);
+		p->code =
+			atomic_load_explicit(code_map_word(c->code, p->gpa), memory_order_acquire);
 	fill(c, v, lin, acc, &w, p);
 	return true;
 }
 
-/* The one or two pages of [lin, lin+size); place[1] is used if it crosses.  *first: bytes in page one. */
+/* The one or two pages of [lin, lin+size); place[1] is used if it crosses.  *first: bytes in
+ * page one. */
 static bool locate_span(struct tcg_cpu *c, gva_t lin, unsigned size, enum access acc, bool sup,
 			struct place place[2], unsigned *first)
 {
+	gva_t second = lin_wrap(c, lin + PAGE_SIZE - lin % PAGE_SIZE, sup);
+
 	*first = (unsigned)MIN(size, PAGE_SIZE - lin % PAGE_SIZE);
-	return locate(c, lin, acc, sup, &place[0]) &&
-	       (*first == size || locate(c, lin_wrap(c, lin + *first, sup), acc, sup, &place[1]));
+	if (*first == size)
+		return locate(c, lin, acc, sup, &place[0]);
+	if (!is_canonical(second))
+		return raise_err(c, EXC_GP, 0); /* before a page fault on the first part */
+	return locate(c, lin, acc, sup, &place[0]) && locate(c, second, acc, sup, &place[1]);
 }
 
-/* --- reading and writing places ------------------------------------------------------------------ */
+/* --- reading and writing places --------------------------------------------------------------- */
 static u64 mmio_read(struct tcg_cpu *c, gpa_t gpa, unsigned size)
 {
 	fp_leave(c);
@@ -634,7 +562,8 @@ static void place_write(struct tcg_cpu *c, const struct place *p, unsigned n, u6
 		return;
 	if (!whole) {
 		for (unsigned i = 0; i < n; i++) {
-			struct place at = { p->gpa + i, p->host ? p->host + i : NULL, false, p->code };
+			struct place at = { p->gpa + i, p->host ? p->host + i : NULL, false,
+					    p->code };
 
 			place_write(c, &at, 1, val >> 8 * i);
 		}
@@ -645,7 +574,7 @@ static void place_write(struct tcg_cpu *c, const struct place *p, unsigned n, u6
 		return;
 	}
 	host_store(p->host, n, val);
-	if (unlikely(p->code & code_span(p->gpa, n)))
+	if (unlikely(p->code & code_map_span(p->gpa, n)))
 		interp_invalidate(c, p->gpa, n);
 }
 
@@ -685,6 +614,24 @@ bool mmu_store(struct tcg_cpu *c, gva_t lin, unsigned size, u64 val, bool sup)
 	return true;
 }
 
+bool lin_host_code(struct tcg_cpu *c, gva_t lin, unsigned size, void **host, gpa_t *code)
+{
+	struct place p[2];
+	unsigned n;
+
+	lin = lin_wrap(c, lin, false);
+	*host = NULL;
+	*code = NO_CODE;
+	if (!aligned(c, lin, size, false) || !locate_span(c, lin, size, ACC_W, false, p, &n))
+		return false;
+	if (n < size || !p[0].host || p[0].rom)
+		return true;
+	*host = p[0].host;
+	if (p[0].code & code_map_span(p[0].gpa, size))
+		*code = p[0].gpa;
+	return true;
+}
+
 bool lin_host(struct tcg_cpu *c, gva_t lin, unsigned size, enum access acc, void **host)
 {
 	struct place p[2];
@@ -694,7 +641,8 @@ bool lin_host(struct tcg_cpu *c, gva_t lin, unsigned size, enum access acc, void
 	*host = NULL;
 	if (!aligned(c, lin, size, false) || !locate_span(c, lin, size, acc, false, p, &n))
 		return false;
-	if (n == size && p[0].host && !(acc & ACC_W && (p[0].rom || p[0].code & code_span(p[0].gpa, size))))
+	if (n == size && p[0].host &&
+	    !(acc & ACC_W && (p[0].rom || p[0].code & code_map_span(p[0].gpa, size))))
 		*host = p[0].host;
 	return true;
 }
@@ -728,7 +676,7 @@ static void place_write_bytes(struct tcg_cpu *c, const struct place *p, const u8
 	if (!p->host)
 		return;
 	memcpy(p->host, buf, n);
-	if (p->code & code_span(p->gpa, n))
+	if (p->code & code_map_span(p->gpa, n))
 		interp_invalidate(c, p->gpa, n);
 }
 
@@ -763,9 +711,10 @@ bool mmu_fetch(struct tcg_cpu *c, gva_t lin, const u8 **host, gpa_t *gpa)
 	return true;
 }
 
-/* --- code pages ----------------------------------------------------------------------------------- */
+/* --- code pages ------------------------------------------------------------------------------- */
 /* Call fn for each used write entry of every bank. */
-static void each_writer(struct tcg_cpu *c, void (*fn)(struct tcg_cpu *, struct view *, unsigned, u8 *, gpa_t),
+static void each_writer(struct tcg_cpu *c,
+			void (*fn)(struct tcg_cpu *, struct view *, unsigned, u8 *, gpa_t),
 			gpa_t arg)
 {
 	for (unsigned i = 0; i < BANKS * 2; i++) {
@@ -795,9 +744,10 @@ static void drop_if_page(struct tcg_cpu *c, struct view *v, unsigned slot, u8 *h
 void mmu_code_added(struct tcg_cpu *c, gpa_t gpa, u32 len)
 {
 	struct engine_env *env = c->v.env;
-	_Atomic u64 *w = code_word(c->code, gpa);
+	_Atomic u64 *w = code_map_word(c->code, gpa);
 
-	if (!w || atomic_fetch_or(w, code_span(gpa, len))) /* not memory, or nobody has write entries */
+	if (!w || atomic_fetch_or(
+			  w, code_map_span(gpa, len))) /* not memory, or nobody has write entries */
 		return;
 	each_writer(c, drop_if_page, ALIGN_DOWN(gpa, PAGE_SIZE));
 	if (env->nr_vcpus < 2)

@@ -104,28 +104,41 @@ static inline bool lin_store_sys(struct tcg_cpu *c, gva_t lin, unsigned size, u6
 	return true;
 }
 
-/* Check that [lin, lin+size) may be accessed (acc), walking if need be.  True and *host = the host
- * address if it lies in one page of plain RAM and a direct access is right (for ACC_W: no decoded code
- * near it); true and *host = NULL if the access is allowed but must go byte-wise through lin_load and
- * lin_store (page crossing, MMIO, ROM, code page); false: c->exc. */
+/* Check that [lin, lin+size) may be accessed (acc), walking if need be.  True and *host = the
+ * host address if it lies in one page of plain RAM and a direct access is right (for ACC_W: no
+ * decoded code near it); true and *host = NULL if the access is allowed but must go byte-wise
+ * through lin_load and lin_store (page crossing, MMIO, ROM, code page); false: c->exc. */
 bool lin_host(struct tcg_cpu *c, gva_t lin, unsigned size, enum access acc, void **host);
 
-/* Copy between the guest and a host buffer, len <= 4096; nothing is copied unless all of it can be. */
+/* The same for writing, but memory with decoded code near it has an address too: *code is then where that
+ * is, and whoever has written there calls lin_wrote(); else it is NO_CODE. */
+#define NO_CODE (~(gpa_t)0)
+bool lin_host_code(struct tcg_cpu *c, gva_t lin, unsigned size, void **host, gpa_t *code);
+static inline void lin_wrote(struct tcg_cpu *c, gpa_t code, unsigned size)
+{
+	if (unlikely(code != NO_CODE))
+		interp_invalidate(c, code, size);
+}
+
+/* Copy between the guest and a host buffer, len <= 4096; nothing is copied unless all of it can
+ * be. */
 bool lin_read_bytes(struct tcg_cpu *c, gva_t lin, void *buf, unsigned len);
 bool lin_write_bytes(struct tcg_cpu *c, gva_t lin, const void *buf, unsigned len);
 
-/* Instruction fetch: the host address of lin's page (page-aligned) and its gpa; false: #PF etc. A page
- * that is not RAM gives *host NULL and *gpa valid. */
+/* Instruction fetch: the host address of lin's page (page-aligned) and its gpa; false: #PF etc.
+ * A page that is not RAM gives *host NULL and *gpa valid. */
 bool mmu_fetch(struct tcg_cpu *c, gva_t lin, const u8 **host, gpa_t *gpa);
 
 /* Segment + offset to linear: limit, type, canonical checks; false: #GP/#SS in c->exc. */
-bool seg_lin_slow(struct tcg_cpu *c, enum sreg seg, u64 off, unsigned size, enum access acc, gva_t *lin);
-static inline bool seg_lin(struct tcg_cpu *c, enum sreg seg, u64 off, unsigned size, enum access acc,
-			   gva_t *lin)
+bool seg_lin_slow(struct tcg_cpu *c, enum sreg seg, u64 off, unsigned size, enum access acc,
+		  gva_t *lin);
+static inline bool seg_lin(struct tcg_cpu *c, enum sreg seg, u64 off, unsigned size,
+			   enum access acc, gva_t *lin)
 {
 	if (likely(c->mode == MODE_64)) {
-		/* A non-canonical address never hits the TLB, and the slow path raises #GP(0) for it.
-		 * Only here is it known that the access goes through SS, which makes it #SS(0). */
+		/* A non-canonical address never hits the TLB, and the slow path raises #GP(0)
+		 * for it. Only here is it known that the access goes through SS, which makes it
+		 * #SS(0). */
 		*lin = off + (seg >= SEG_FS ? c->v.s.seg[seg].base : 0);
 		if (seg == SEG_SS && unlikely(!is_canonical(off) || !is_canonical(off + size - 1)))
 			return raise_err(c, EXC_SS, 0);
@@ -147,22 +160,23 @@ bool mmu_invpcid(struct tcg_cpu *c, u64 type, u64 pcid, gva_t lin);
 
 /* Point c->tlb and c->tlb_sup at the arrays for the current CPL, PCID and alignment checking. */
 void mmu_select(struct tcg_cpu *c);
-/* CR0, CR4 or EFER made the PAE page-directory pointers count (again): load them.  False: #GP(0). */
+/* CR0, CR4 or EFER made the PAE page-directory pointers count (again): load them.  False:
+ * #GP(0). */
 bool mmu_load_pdptes(struct tcg_cpu *c, u64 cr0, u64 cr3, u64 cr4, u64 efer);
 
 /* --- code pages ------------------------------------------------------------------------------- */
-/* Which 64-byte granules of RAM hold decoded code, one bit each; a page with any bit set has no write TLB
- * entry on any vCPU, so every store to it comes through mmu.c.  Lock-free. */
+/* Which 64-byte granules of RAM hold decoded code, one bit each; a page with any bit set has no
+ * write TLB entry on any vCPU, so every store to it comes through mmu.c.  Lock-free. */
 struct code_map *code_map_new(const struct memory *m, struct err *e);
 void code_map_free(struct code_map *cm);
 bool code_map_hit(const struct code_map *cm, gpa_t gpa, u64 len);
 /* Blocks from all granules that [gpa, gpa+len) touches are gone from every vCPU. */
 void code_map_clear(struct code_map *cm, gpa_t gpa, u64 len);
 
-/* interp.c is about to decode code from [gpa, gpa+len), inside one page: from now on writes there are
- * seen and reported by interp_invalidate().  Other vCPUs get VREQ_FLUSH if they might still hold a write
- * TLB entry for the page. */
+/* interp.c is about to decode code from [gpa, gpa+len), inside one page: from now on writes
+ * there are seen and reported by interp_invalidate().  Other vCPUs get VREQ_FLUSH if they might
+ * still hold a write TLB entry for the page. */
 void mmu_code_added(struct tcg_cpu *c, gpa_t gpa, u32 len);
-/* VREQ_FLUSH: give up write TLB entries for pages that hold code.  As stores may have gone through them
- * unseen since, what was decoded there is invalidated. */
+/* VREQ_FLUSH: give up write TLB entries for pages that hold code.  As stores may have gone
+ * through them unseen since, what was decoded there is invalidated. */
 void mmu_drop_code_writers(struct tcg_cpu *c);
