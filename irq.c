@@ -1,8 +1,10 @@
-/* irq.c - where an interrupt line leads, and the user-space irqchip: our PIC, IOAPIC and local APICs.
+/* irq.c - where an interrupt line leads, and the user-space irqchip: our PIC, IOAPIC and local
+ * APICs.
  *
- * A GSI goes to both controllers at once, as on a board; the guest masks it in the one it does not use.
- * GSIs 0 to 15 are the 8259s' inputs and, but for one, the IOAPIC pins of the same number: the timer,
- * GSI 0, is wired to pin 2, which the cascade leaves free.  The MADT and the MP table say the same.
+ * A GSI goes to both controllers at once, as on a board; the guest masks it in the one it does not
+ * use. GSIs 0 to 15 are the 8259s' inputs and, but for one, the IOAPIC pins of the same number:
+ * the timer, GSI 0, is wired to pin 2, which the cascade leaves free.  The MADT and the MP table
+ * say the same.
  *
  * Thread: irq_set under machine.lock; msi_send from anywhere.
  * Sources: MultiProcessor Specification 1.4 §3.6.2.3; SDM vol 3 "Message Signalled Interrupts". */

@@ -11,8 +11,10 @@
 #include "chipset.h"
 
 enum { REGION_PM, REGION_RESET };
+/* clang-format off */
 enum { PM1_STS = 0, PM1_EN = 2, PM1_CNT = 4, PM_TMR = 8 };
-enum { TMR_STS = 1 << 0, GBL_STS = 1 << 5, PWRBTN_STS = 1 << 8, RTC_STS = 1 << 10, WAK_STS = 1 << 15 };
+enum { TMR_STS = 1 << 0, GBL_STS = 1 << 5, PWRBTN_STS = 1 << 8, RTC_STS = 1 << 10,
+       WAK_STS = 1 << 15 };
 enum { EN_BITS = TMR_STS | GBL_STS | PWRBTN_STS | RTC_STS, STS_BITS = EN_BITS | WAK_STS };
 enum { CNT_SCI_EN = 1 << 0, CNT_BM_RLD = 1 << 1, CNT_SLP_TYP_SHIFT = 10, CNT_SLP_EN = 1 << 13 };
 enum { CNT_KEPT = CNT_BM_RLD | 7 << CNT_SLP_TYP_SHIFT };
@@ -29,6 +31,7 @@ struct acpi_pm {
 		u64 half_turns; /* turns of the timer's top bit that TMR_STS knows of */
 	} s;
 };
+/* clang-format on */
 
 static struct acpi_pm *acpi_pm_of(struct device *dev)
 {
@@ -104,20 +107,13 @@ static void acpi_pm_write_cnt(struct acpi_pm *a, u16 val)
 static void acpi_pm_write_byte(struct acpi_pm *a, u64 off, u8 val)
 {
 	unsigned shift = off % 2 * 8;
-	u16 bits = (u16)(val << shift), keep = (u16)~(0xff << shift);
+	u16 bits = (u16)(val << shift), keep = 0xffff ^ 0xff << shift;
 
 	switch (off & ~1ull) {
-	case PM1_STS:
-		a->s.sts &= ~bits;
-		break;
-	case PM1_EN:
-		a->s.en = (a->s.en & keep) | (bits & EN_BITS);
-		break;
-	case PM1_CNT:
-		acpi_pm_write_cnt(a, (a->s.cnt & keep) | bits);
-		break;
-	default: /* the timer is read-only; nothing else is there */
-		break;
+	case PM1_STS: a->s.sts &= ~bits; break;
+	case PM1_EN: a->s.en = (a->s.en & keep) | (bits & EN_BITS); break;
+	case PM1_CNT: acpi_pm_write_cnt(a, (a->s.cnt & keep) | bits); break;
+	default: /* the timer is read-only; nothing else is there */ break;
 	}
 }
 

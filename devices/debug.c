@@ -5,7 +5,8 @@
  *   boot_timer  a page; byte 123 written to its start says "guest ready"
  *
  * Thread: vCPUs, under machine.lock.
- * Sources: QEMU documentation, "isa-debugcon", "isa-debug-exit"; Firecracker documentation, boot timer. */
+ * Sources: QEMU documentation, "isa-debugcon", "isa-debug-exit"; Firecracker documentation, boot
+ * timer. */
 #include "chipset.h"
 
 /* --- debugcon ------------------------------------------------------------------------------- */

@@ -1,22 +1,24 @@
 /* i8042.c - keyboard controller with a keyboard and an empty auxiliary port: region 0 is port 60h
  * (data), region 1 port 64h (command, status), region 2 port 92h (system control port A).
  *
- * There is one output buffer.  A controller reply goes straight into it; bytes of the keyboard wait
- * in the keyboard's own queue until it is free and the keyboard's clock is enabled, and each one
- * lowers and raises IRQ1.  The auxiliary port answers as a controller without one: the loop command
- * comes back on the keyboard's side and the port test fails, which an operating system understands
- * at once, where silence would cost it half a second.
+ * There is one output buffer.  A controller reply goes straight into it; bytes of the keyboard
+ * wait in the keyboard's own queue until it is free and the keyboard's clock is enabled, and each
+ * one lowers and raises IRQ1.  The auxiliary port answers as a controller without one: the loop
+ * command comes back on the keyboard's side and the port test fails, which an operating system
+ * understands at once, where silence would cost it half a second.
  *
  * Thread: vCPUs (registers), loop (keys); all under machine.lock.
- * Sources: IBM PS/2 Technical Reference, "Keyboard and Auxiliary Device Controller", "Keyboard (101-
- * and 102-Key)"; Intel 82371FB, "Port 92". */
+ * Sources: IBM PS/2 Technical Reference, "Keyboard and Auxiliary Device Controller", "Keyboard
+ * (101- and 102-Key)"; Intel 82371FB, "Port 92". */
 #include "chipset.h"
 
 enum { REGION_DATA, REGION_CMD, REGION_PORT_A };
 enum { LINE_KBD, LINE_AUX };
 enum { KBD_QUEUE = 32, RAM_BYTES = 32 };
 
-enum { STS_OBF = 1, STS_SYS = 4, STS_CMD = 8, STS_UNLOCKED = 0x10, STS_AUX = 0x20, STS_TIMEOUT = 0x40 };
+/* clang-format off */
+enum { STS_OBF = 1, STS_SYS = 4, STS_CMD = 8, STS_UNLOCKED = 0x10, STS_AUX = 0x20,
+       STS_TIMEOUT = 0x40 };
 enum { CTR_KBD_INT = 1, CTR_AUX_INT = 2, CTR_SYS = 4, CTR_KBD_OFF = 0x10, CTR_AUX_OFF = 0x20,
        CTR_TRANSLATE = 0x40 };
 enum { OUT_NOT_RESET = 1, OUT_A20 = 2, OUT_KBD_OBF = 0x10, OUT_AUX_OBF = 0x20 };
@@ -28,12 +30,13 @@ enum {
 	CMD_READ_INPUT = 0xc0, CMD_READ_OUTPUT = 0xd0, CMD_WRITE_OUTPUT, CMD_WRITE_KBD_OBF,
 	CMD_WRITE_AUX_OBF, CMD_WRITE_AUX, CMD_A20_OFF = 0xdd, CMD_A20_ON = 0xdf, CMD_PULSE = 0xf0,
 };
-enum { SELF_TEST_OK = 0x55, PORT_OK = 0, PORT_CLOCK_LOW = 1, NO_PASSWORD = 0xf1, INPUT_UNLOCKED = 0x80 };
+enum { SELF_TEST_OK = 0x55, PORT_OK = 0, PORT_CLOCK_LOW = 1, NO_PASSWORD = 0xf1,
+       INPUT_UNLOCKED = 0x80 };
 
 enum {
-	KBD_SET_LEDS = 0xed, KBD_ECHO = 0xee, KBD_SCAN_SET = 0xf0, KBD_IDENTIFY = 0xf2, KBD_TYPEMATIC,
-	KBD_ENABLE, KBD_DEFAULT_OFF, KBD_DEFAULT, KBD_ALL_KEYS_FIRST, KBD_ALL_KEYS_LAST = 0xfa,
-	KBD_KEY_FIRST, KBD_KEY_LAST = 0xfd, KBD_RESEND, KBD_RESET,
+	KBD_SET_LEDS = 0xed, KBD_ECHO = 0xee, KBD_SCAN_SET = 0xf0, KBD_IDENTIFY = 0xf2,
+	KBD_TYPEMATIC, KBD_ENABLE, KBD_DEFAULT_OFF, KBD_DEFAULT, KBD_ALL_KEYS_FIRST,
+	KBD_ALL_KEYS_LAST = 0xfa, KBD_KEY_FIRST, KBD_KEY_LAST = 0xfd, KBD_RESEND, KBD_RESET,
 };
 enum { KBD_ACK = 0xfa, KBD_BAT_OK = 0xaa, KBD_NAK = 0xfe, KBD_BREAK = 0xf0, KBD_OVERRUN = 0 };
 
@@ -57,6 +60,7 @@ struct i8042 {
 		bool scanning;
 	} s;
 };
+/* clang-format on */
 
 static struct i8042 *i8042_of(struct device *dev)
 {
@@ -93,17 +97,27 @@ static void i8042_put(struct i8042 *k, u8 byte, u8 flags)
 
 /* Scan set 2 to set 1, as the controller's ROM has it: index is the set 2 code; codes from 0x85 up
  * pass unchanged.  A break code is F0 and the make code in set 2, bit 7 set in set 1. */
+/* clang-format off */
 static const u8 set2_to_set1[0x85] = {
-	0xff, 0x43, 0x41, 0x3f, 0x3d, 0x3b, 0x3c, 0x58, 0x64, 0x44, 0x42, 0x40, 0x3e, 0x0f, 0x29, 0x59,
-	0x65, 0x38, 0x2a, 0x70, 0x1d, 0x10, 0x02, 0x5a, 0x66, 0x71, 0x2c, 0x1f, 0x1e, 0x11, 0x03, 0x5b,
-	0x67, 0x2e, 0x2d, 0x20, 0x12, 0x05, 0x04, 0x5c, 0x68, 0x39, 0x2f, 0x21, 0x14, 0x13, 0x06, 0x5d,
-	0x69, 0x31, 0x30, 0x23, 0x22, 0x15, 0x07, 0x5e, 0x6a, 0x72, 0x32, 0x24, 0x16, 0x08, 0x09, 0x5f,
-	0x6b, 0x33, 0x25, 0x17, 0x18, 0x0b, 0x0a, 0x60, 0x6c, 0x34, 0x35, 0x26, 0x27, 0x19, 0x0c, 0x61,
-	0x6d, 0x73, 0x28, 0x74, 0x1a, 0x0d, 0x62, 0x6e, 0x3a, 0x36, 0x1c, 0x1b, 0x75, 0x2b, 0x63, 0x76,
-	0x55, 0x56, 0x77, 0x78, 0x79, 0x7a, 0x0e, 0x7b, 0x7c, 0x4f, 0x7d, 0x4b, 0x47, 0x7e, 0x7f, 0x6f,
-	0x52, 0x53, 0x50, 0x4c, 0x4d, 0x48, 0x01, 0x45, 0x57, 0x4e, 0x51, 0x4a, 0x37, 0x49, 0x46, 0x54,
+	0xff, 0x43, 0x41, 0x3f, 0x3d, 0x3b, 0x3c, 0x58,
+	0x64, 0x44, 0x42, 0x40, 0x3e, 0x0f, 0x29, 0x59,
+	0x65, 0x38, 0x2a, 0x70, 0x1d, 0x10, 0x02, 0x5a,
+	0x66, 0x71, 0x2c, 0x1f, 0x1e, 0x11, 0x03, 0x5b,
+	0x67, 0x2e, 0x2d, 0x20, 0x12, 0x05, 0x04, 0x5c,
+	0x68, 0x39, 0x2f, 0x21, 0x14, 0x13, 0x06, 0x5d,
+	0x69, 0x31, 0x30, 0x23, 0x22, 0x15, 0x07, 0x5e,
+	0x6a, 0x72, 0x32, 0x24, 0x16, 0x08, 0x09, 0x5f,
+	0x6b, 0x33, 0x25, 0x17, 0x18, 0x0b, 0x0a, 0x60,
+	0x6c, 0x34, 0x35, 0x26, 0x27, 0x19, 0x0c, 0x61,
+	0x6d, 0x73, 0x28, 0x74, 0x1a, 0x0d, 0x62, 0x6e,
+	0x3a, 0x36, 0x1c, 0x1b, 0x75, 0x2b, 0x63, 0x76,
+	0x55, 0x56, 0x77, 0x78, 0x79, 0x7a, 0x0e, 0x7b,
+	0x7c, 0x4f, 0x7d, 0x4b, 0x47, 0x7e, 0x7f, 0x6f,
+	0x52, 0x53, 0x50, 0x4c, 0x4d, 0x48, 0x01, 0x45,
+	0x57, 0x4e, 0x51, 0x4a, 0x37, 0x49, 0x46, 0x54,
 	0x80, 0x81, 0x82, 0x41, 0x54,
 };
+/* clang-format on */
 
 /* The next byte of the keyboard into the buffer, if both are willing. */
 static void i8042_pump(struct i8042 *k)
@@ -173,36 +187,27 @@ static void kbd_command(struct i8042 *k, u8 val)
 	case KBD_SET_LEDS: /* nobody sees them; the argument is acknowledged */
 	case KBD_SCAN_SET:
 	case KBD_TYPEMATIC:
-	case KBD_KEY_FIRST ... KBD_KEY_LAST:
-		k->s.kbd_command = val;
-		return kbd_reply(k, KBD_ACK);
+	case KBD_KEY_FIRST ... KBD_KEY_LAST: k->s.kbd_command = val; return kbd_reply(k, KBD_ACK);
 	case KBD_ALL_KEYS_FIRST ... KBD_ALL_KEYS_LAST: /* scan set 3: make, break, typematic */
 		return kbd_reply(k, KBD_ACK);
-	case KBD_ECHO:
-		return kbd_reply(k, KBD_ECHO);
+	case KBD_ECHO: return kbd_reply(k, KBD_ECHO);
 	case KBD_IDENTIFY: /* an MF2 keyboard */
 		kbd_reply(k, KBD_ACK);
 		kbd_reply(k, 0xab);
 		return kbd_reply(k, 0x83);
-	case KBD_ENABLE:
-		k->s.scanning = true;
-		return kbd_reply(k, KBD_ACK);
+	case KBD_ENABLE: k->s.scanning = true; return kbd_reply(k, KBD_ACK);
 	case KBD_DEFAULT_OFF:
-	case KBD_DEFAULT:
-		kbd_defaults(k, val == KBD_DEFAULT);
-		return kbd_reply(k, KBD_ACK);
-	case KBD_RESEND:
-		return kbd_send(k, k->s.last);
+	case KBD_DEFAULT: kbd_defaults(k, val == KBD_DEFAULT); return kbd_reply(k, KBD_ACK);
+	case KBD_RESEND: return kbd_send(k, k->s.last);
 	case KBD_RESET:
 		kbd_defaults(k, true);
 		kbd_reply(k, KBD_ACK);
 		return kbd_reply(k, KBD_BAT_OK);
-	default:
-		return kbd_reply(k, KBD_NAK);
+	default: return kbd_reply(k, KBD_NAK);
 	}
 }
 
-/* A byte for the keyboard also turns its clock on. A command in an argument's place is a command. */
+/* A byte for the keyboard also turns its clock on; a command in an argument's place is one. */
 static void kbd_write(struct i8042 *k, u8 val)
 {
 	k->s.ram[0] &= ~CTR_KBD_OFF;
@@ -216,7 +221,9 @@ static void kbd_write(struct i8042 *k, u8 val)
 void i8042_ctrl_alt_del(struct device *dev)
 {
 	static const u8 set1[] = { 0x1d, 0x38, 0xe0, 0x53, 0xe0, 0xd3, 0xb8, 0x9d };
-	static const u8 set2[] = { 0x14, 0x11, 0xe0, 0x71, 0xe0, 0xf0, 0x71, 0xf0, 0x11, 0xf0, 0x14 };
+	static const u8 set2[] = {
+		0x14, 0x11, 0xe0, 0x71, 0xe0, 0xf0, 0x71, 0xf0, 0x11, 0xf0, 0x14
+	};
 	static const u8 set3[] = { 0x11, 0x19, 0x64, 0xf0, 0x64, 0xf0, 0x19, 0xf0, 0x11 };
 	static const struct {
 		const u8 *code;
@@ -269,9 +276,7 @@ static void i8042_argument(struct i8042 *k, u8 command, u8 val)
 	case CMD_WRITE_AUX_OBF: /* without an auxiliary port there is but one buffer */
 		i8042_put(k, val, 0);
 		break;
-	case CMD_WRITE_AUX: /* nobody there */
-		i8042_put(k, KBD_NAK, STS_AUX | STS_TIMEOUT);
-		break;
+	case CMD_WRITE_AUX: /* nobody there */ i8042_put(k, KBD_NAK, STS_AUX | STS_TIMEOUT); break;
 	}
 }
 
@@ -288,50 +293,27 @@ static void i8042_command(struct i8042 *k, u8 val)
 		i8042_put(k, k->s.ram[val - CMD_READ_RAM], 0);
 		break;
 	case CMD_WRITE_RAM ... CMD_WRITE_RAM + RAM_BYTES - 1:
-	case CMD_WRITE_OUTPUT ... CMD_WRITE_AUX:
-		k->s.command = val;
-		break;
-	case CMD_PASSWORD_TEST:
-		i8042_put(k, NO_PASSWORD, 0);
-		break;
-	case CMD_AUX_OFF:
-		i8042_set_ctr(k, CTR_AUX_OFF, 0);
-		break;
-	case CMD_AUX_ON:
-		i8042_set_ctr(k, 0, CTR_AUX_OFF);
-		break;
-	case CMD_AUX_TEST:
-		i8042_put(k, PORT_CLOCK_LOW, 0);
-		break;
+	case CMD_WRITE_OUTPUT ... CMD_WRITE_AUX: k->s.command = val; break;
+	case CMD_PASSWORD_TEST: i8042_put(k, NO_PASSWORD, 0); break;
+	case CMD_AUX_OFF: i8042_set_ctr(k, CTR_AUX_OFF, 0); break;
+	case CMD_AUX_ON: i8042_set_ctr(k, 0, CTR_AUX_OFF); break;
+	case CMD_AUX_TEST: i8042_put(k, PORT_CLOCK_LOW, 0); break;
 	case CMD_SELF_TEST: /* also resets the controller */
 		i8042_set_ctr(k, CTR_SYS | CTR_KBD_OFF | CTR_AUX_OFF, CTR_KBD_INT | CTR_AUX_INT);
 		i8042_put(k, SELF_TEST_OK, 0);
 		break;
-	case CMD_KBD_TEST:
-		i8042_put(k, PORT_OK, 0);
-		break;
-	case CMD_KBD_OFF:
-		i8042_set_ctr(k, CTR_KBD_OFF, 0);
-		break;
-	case CMD_KBD_ON:
-		i8042_set_ctr(k, 0, CTR_KBD_OFF);
-		break;
-	case CMD_READ_INPUT:
-		i8042_put(k, INPUT_UNLOCKED, 0);
-		break;
-	case CMD_READ_OUTPUT:
-		i8042_put(k, i8042_output_port(k), 0);
-		break;
+	case CMD_KBD_TEST: i8042_put(k, PORT_OK, 0); break;
+	case CMD_KBD_OFF: i8042_set_ctr(k, CTR_KBD_OFF, 0); break;
+	case CMD_KBD_ON: i8042_set_ctr(k, 0, CTR_KBD_OFF); break;
+	case CMD_READ_INPUT: i8042_put(k, INPUT_UNLOCKED, 0); break;
+	case CMD_READ_OUTPUT: i8042_put(k, i8042_output_port(k), 0); break;
 	case CMD_A20_OFF:
-	case CMD_A20_ON:
-		i8042_set_a20(k, val == CMD_A20_ON);
-		break;
+	case CMD_A20_ON: i8042_set_a20(k, val == CMD_A20_ON); break;
 	case CMD_PULSE ... 0xff: /* low bits: output lines not to pulse; bit 0 is RESET */
 		if (!(val & OUT_NOT_RESET))
 			i8042_pull_reset(k);
 		break;
-	default: /* the controller ignores what it does not know */
-		break;
+	default: /* the controller ignores what it does not know */ break;
 	}
 }
 

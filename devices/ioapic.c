@@ -1,8 +1,8 @@
 /* ioapic.c - 82093AA I/O APIC, version 20h (with the EOI register): region 0 is its page.
  *
  * Owns 24 redirection entries and the levels of their pins.  A pin that fires becomes a message
- * {address, data} for irq[0].chip->ops->msi, exactly what a PCI device would write; so the same chip
- * serves our own local APICs and KVM's.  Pins come in by ioapic_set_irq, EOIs by ioapic_eoi.
+ * {address, data} for irq[0].chip->ops->msi, exactly what a PCI device would write; so the same
+ * chip serves our own local APICs and KVM's.  Pins come in by ioapic_set_irq, EOIs by ioapic_eoi.
  *
  * Thread: vCPUs (registers, EOI), loop (lines); all under machine.lock.
  * Sources: Intel 82093AA data sheet, "Register Description"; the EOI register: Intel ICH9, "EOIR".

@@ -1,10 +1,11 @@
-/* lapic.c - the local APIC of one vCPU: its registers as a page (xAPIC) and as MSRs (x2APIC), reset,
- * saving.  What the registers do is in lapic_irq.c and lapic_timer.c.
+/* lapic.c - the local APIC of one vCPU: its registers as a page (xAPIC) and as MSRs (x2APIC),
+ * reset, saving.  What the registers do is in lapic_irq.c and lapic_timer.c.
  *
  * Thread: the vCPU's own; set-up and saving while it is parked.
  * Source: SDM vol 3 "Advanced Programmable Interrupt Controller (APIC)" (chapter 10; 11 in newer
- * editions).  Departures: the APIC ID is fixed; on the boot CPU LINT0 powers on as ExtINT, unmasked,
- * as firmware would leave it ("virtual wire mode", MultiProcessor Specification 1.4 §3.6.2). */
+ * editions).  Departures: the APIC ID is fixed; on the boot CPU LINT0 powers on as ExtINT,
+ * unmasked, as firmware would leave it ("virtual wire mode", MultiProcessor Specification 1.4
+ * §3.6.2). */
 #include "lapic_priv.h"
 
 #include <stdlib.h>
@@ -16,7 +17,8 @@ static const u32 lvt_bits[LVTS] = { 0x700ff, 0x107ff, 0x107ff, 0x1a7ff, 0x1a7ff,
 
 gpa_t lapic_base(const struct lapic *a)
 {
-	return (a->s.base & (BASE_EN | BASE_EXTD)) == BASE_EN ? a->s.base & ~(u64)BASE_FLAGS : ~0ull;
+	return (a->s.base & (BASE_EN | BASE_EXTD)) == BASE_EN ? a->s.base & ~(u64)BASE_FLAGS
+							      : ~0ull;
 }
 
 /* --- registers ------------------------------------------------------------------------------ */
@@ -66,53 +68,22 @@ static bool lapic_read_reg(struct lapic *a, u32 reg, u32 *val)
 	u32 i = reg >> 4 & 7;
 
 	switch (reg) {
-	case REG_ID:
-		*val = lapic_x2(a) ? a->v->apic_id : a->v->apic_id << 24;
-		return true;
-	case REG_VERSION:
-		*val = VERSION;
-		return true;
-	case REG_TPR:
-		*val = a->s.tpr;
-		return true;
-	case REG_PPR:
-		*val = lapic_ppr(a);
-		return true;
-	case REG_LDR:
-		*val = a->s.ldr;
-		return true;
-	case REG_SVR:
-		*val = a->s.svr;
-		return true;
-	case REG_ISR ... REG_ISR + 0x70:
-		*val = a->s.isr[i];
-		return true;
-	case REG_TMR ... REG_TMR + 0x70:
-		*val = lapic_load(&a->s.tmr[i]);
-		return true;
-	case REG_IRR ... REG_IRR + 0x70:
-		*val = lapic_load(&a->s.irr[i]);
-		return true;
-	case REG_ESR:
-		*val = a->s.esr;
-		return true;
-	case REG_ICR:
-		*val = a->s.icr;
-		return true;
-	case REG_LVT ... REG_LVT_END:
-		*val = a->s.lvt[(reg - REG_LVT) >> 4];
-		return true;
-	case REG_INITIAL:
-		*val = a->s.initial;
-		return true;
-	case REG_CURRENT:
-		*val = lapic_current_count(a);
-		return true;
-	case REG_DIVIDE:
-		*val = a->s.divide;
-		return true;
-	default:
-		return false;
+	case REG_ID: *val = lapic_x2(a) ? a->v->apic_id : a->v->apic_id << 24; return true;
+	case REG_VERSION: *val = VERSION; return true;
+	case REG_TPR: *val = a->s.tpr; return true;
+	case REG_PPR: *val = lapic_ppr(a); return true;
+	case REG_LDR: *val = a->s.ldr; return true;
+	case REG_SVR: *val = a->s.svr; return true;
+	case REG_ISR ... REG_ISR + 0x70: *val = a->s.isr[i]; return true;
+	case REG_TMR ... REG_TMR + 0x70: *val = lapic_load(&a->s.tmr[i]); return true;
+	case REG_IRR ... REG_IRR + 0x70: *val = lapic_load(&a->s.irr[i]); return true;
+	case REG_ESR: *val = a->s.esr; return true;
+	case REG_ICR: *val = a->s.icr; return true;
+	case REG_LVT ... REG_LVT_END: *val = a->s.lvt[(reg - REG_LVT) >> 4]; return true;
+	case REG_INITIAL: *val = a->s.initial; return true;
+	case REG_CURRENT: *val = lapic_current_count(a); return true;
+	case REG_DIVIDE: *val = a->s.divide; return true;
+	default: return false;
 	}
 }
 
@@ -120,32 +91,15 @@ static bool lapic_read_reg(struct lapic *a, u32 reg, u32 *val)
 static bool lapic_write_reg(struct lapic *a, u32 reg, u32 val)
 {
 	switch (reg) {
-	case REG_TPR:
-		lapic_set_tpr(a, (u8)val);
-		return true;
-	case REG_EOI:
-		lapic_eoi(a);
-		return true;
-	case REG_SVR:
-		lapic_write_svr(a, val);
-		return true;
-	case REG_ESR:
-		lapic_write_esr(a);
-		return true;
-	case REG_ICR:
-		lapic_write_icr(a, val);
-		return true;
-	case REG_LVT ... REG_LVT_END:
-		lapic_write_lvt(a, (reg - REG_LVT) >> 4, val);
-		return true;
-	case REG_INITIAL:
-		lapic_write_initial(a, val);
-		return true;
-	case REG_DIVIDE:
-		lapic_write_divide(a, val);
-		return true;
-	default:
-		return false;
+	case REG_TPR: lapic_set_tpr(a, (u8)val); return true;
+	case REG_EOI: lapic_eoi(a); return true;
+	case REG_SVR: lapic_write_svr(a, val); return true;
+	case REG_ESR: lapic_write_esr(a); return true;
+	case REG_ICR: lapic_write_icr(a, val); return true;
+	case REG_LVT ... REG_LVT_END: lapic_write_lvt(a, (reg - REG_LVT) >> 4, val); return true;
+	case REG_INITIAL: lapic_write_initial(a, val); return true;
+	case REG_DIVIDE: lapic_write_divide(a, val); return true;
+	default: return false;
 	}
 }
 
@@ -160,8 +114,8 @@ u32 lapic_mmio_read(struct lapic *a, u32 off)
 		return a->s.dfr;
 	if (off == REG_ICR_HIGH)
 		return a->s.icr_high;
-	if (off == REG_APR || off == REG_RRD || off == REG_EOI) /* not there any more, or write-only */
-		return 0;
+	if (off == REG_APR || off == REG_RRD || off == REG_EOI)
+		return 0; /* not there any more, or write-only */
 	if (!lapic_read_reg(a, off, &val))
 		lapic_error(a, ESR_ILLEGAL_REGISTER);
 	return val;
@@ -186,7 +140,7 @@ void lapic_mmio_write(struct lapic *a, u32 off, u32 val)
 /* --- MSRs ----------------------------------------------------------------------------------- */
 static void lapic_clear(struct lapic *a);
 
-/* "x2APIC State Transitions": out of x2APIC mode only by way of disabled, into it only from xAPIC. */
+/* "x2APIC State Transitions": into x2APIC mode only from xAPIC, out of it only to disabled. */
 static bool lapic_write_base(struct lapic *a, u64 val)
 {
 	u64 old = a->s.base, mode = val & (BASE_EN | BASE_EXTD);
@@ -215,21 +169,14 @@ static u64 lapic_x2_bits(u32 reg)
 {
 	switch (reg) {
 	case REG_TPR:
-	case REG_SELF_IPI:
-		return 0xff;
+	case REG_SELF_IPI: return 0xff;
 	case REG_EOI:
-	case REG_ESR:
-		return 0;
-	case REG_SVR:
-		return SVR_BITS;
-	case REG_ICR:
-		return ~(u64)ICR_RESERVED;
-	case REG_LVT ... REG_LVT_END:
-		return lvt_bits[(reg - REG_LVT) >> 4] | LVT_READ_ONLY;
-	case REG_DIVIDE:
-		return DIVIDE_BITS;
-	default:
-		return UINT32_MAX;
+	case REG_ESR: return 0;
+	case REG_SVR: return SVR_BITS;
+	case REG_ICR: return ~(u64)ICR_RESERVED;
+	case REG_LVT ... REG_LVT_END: return lvt_bits[(reg - REG_LVT) >> 4] | LVT_READ_ONLY;
+	case REG_DIVIDE: return DIVIDE_BITS;
+	default: return UINT32_MAX;
 	}
 }
 
@@ -341,7 +288,6 @@ static void lapic_check(const struct lapic_state *s, struct state *st)
 		st_check(st, !(s->lvt[i] & ~lvt_bits[i]), "lvt");
 	st_check(st, !(s->divide & ~DIVIDE_BITS) && s->armed <= 1, "divide");
 	st_check(st, !s->armed || s->initial, "initial");
-	st_check(st, s->origin_ns < BIT(63), "origin_ns");
 }
 
 void lapic_state(struct lapic *a, struct state *st)

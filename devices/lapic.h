@@ -1,5 +1,5 @@
-/* lapic.h - the machine's side of a local APIC: make, reset, save.  What CPUs and interrupt sources do
- * with one is in irq.h. */
+/* lapic.h - the machine's side of a local APIC: make, reset, save.  What CPUs and interrupt
+ * sources do with one is in irq.h. */
 #pragma once
 
 #include "../irq.h"
@@ -8,7 +8,8 @@
 struct vcpu;
 struct engine_env;
 
-/* One per vCPU, in its power-on state; NULL when out of memory.  v, env and env->chip are borrowed. */
+/* One per vCPU, in its power-on state; NULL when out of memory.  v, env and env->chip are
+ * borrowed. */
 struct lapic *lapic_new(struct vcpu *v, struct engine_env *env);
 void lapic_free(struct lapic *a); /* NULL is fine */
 

@@ -1,12 +1,13 @@
-/* lapic_irq.c - the local APIC's interrupts: in from messages, pins and other CPUs, by priority to the
- * CPU, out to other CPUs.
+/* lapic_irq.c - the local APIC's interrupts: in from messages, pins and other CPUs, by priority to
+ * the CPU, out to other CPUs.
  *
  * Thread: accepting, routing and pins from any; the rest the vCPU's own.
  * Source: SDM vol 3 "Handling Interrupts", "Issuing Interprocessor Interrupts", "Handling Local
  * Interrupts".
- * Departures: no SMM, so SMI is accepted and dropped; LINT0 in fixed mode is edge-sensitive; an ExtINT
- * message is for the boot CPU alone, which is the one wired to the 8259s; physical destination FFh is
- * a broadcast in x2APIC mode too, since a message has eight bits of destination. */
+ * Departures: no SMM, so SMI is accepted and dropped; LINT0 in fixed mode is edge-sensitive; an
+ * ExtINT message is for the boot CPU alone, which is the one wired to the 8259s; physical
+ * destination FFh is a broadcast in x2APIC mode too, since a message has eight bits of
+ * destination. */
 #include "lapic_priv.h"
 
 enum { DEST_FIELD, DEST_SELF, DEST_ALL, DEST_OTHERS };
@@ -69,17 +70,10 @@ void lapic_deliver(struct lapic *a, u8 mode, u8 vector, bool level)
 {
 	switch ((enum delivery)mode) {
 	case FIXED:
-	case LOWEST:
-		lapic_accept(a, vector, level);
-		break;
-	case SMI:
-		break;
-	case NMI:
-		vcpu_request(a->v, VREQ_NMI);
-		break;
-	case INIT:
-		vcpu_request(a->v, VREQ_INIT);
-		break;
+	case LOWEST: lapic_accept(a, vector, level); break;
+	case SMI: break;
+	case NMI: vcpu_request(a->v, VREQ_NMI); break;
+	case INIT: vcpu_request(a->v, VREQ_INIT); break;
 	case SIPI:
 		__atomic_store_n(&a->v->s.sipi_vector, vector, __ATOMIC_SEQ_CST);
 		vcpu_request(a->v, VREQ_SIPI);
@@ -220,8 +214,8 @@ bool lapic_accepts_extint(const struct lapic *a)
 	       (lvt & (LVT_MASKED | 7 << LVT_MODE_SHIFT)) == EXTINT << LVT_MODE_SHIFT;
 }
 
-/* Make VREQ_EXTINT say whether INTR reaches the CPU.  The pin's thread and the register's may both be
- * here: each looks again after acting, so whoever is last has seen what the other did. */
+/* Make VREQ_EXTINT say whether INTR reaches the CPU.  The pin's thread and the register's may both
+ * be here: each looks again after acting, so whoever is last has seen what the other did. */
 void lapic_update_extint(struct lapic *a)
 {
 	bool want;
@@ -296,8 +290,6 @@ void lapic_send_ipi(struct lapic *a)
 		if (mode <= LOWEST)
 			lapic_send_all(a, FIXED, vector, true);
 		break;
-	case DEST_OTHERS:
-		lapic_send_all(a, mode, vector, false);
-		break;
+	case DEST_OTHERS: lapic_send_all(a, mode, vector, false); break;
 	}
 }

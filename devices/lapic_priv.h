@@ -4,9 +4,9 @@
  *	lapic_irq.c     accepting, routing, priority, EOI, LINT pins, interprocessor interrupts
  *	lapic_timer.c   the timer
  *
- * Registers belong to the vCPU's thread.  Any thread may deliver without a lock: IRR, TMR, the error
- * latch and the LINT levels are written atomically, and the few registers that routing looks at are
- * read so.  A level-triggered EOI takes machine.lock to tell the IOAPIC. */
+ * Registers belong to the vCPU's thread.  Any thread may deliver without a lock: IRR, TMR, the
+ * error latch and the LINT levels are written atomically, and the few registers that routing looks
+ * at are read so.  A level-triggered EOI takes machine.lock to tell the IOAPIC. */
 #pragma once
 
 #include "lapic.h"

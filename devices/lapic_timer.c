@@ -1,7 +1,8 @@
 /* lapic_timer.c - the local APIC's timer: one-shot, periodic, TSC deadline.
  *
- * The bus clock is 1 GHz, so timer ticks are nanoseconds of guest time.  There is no loop timer: the
- * vCPU's thread asks lapic_deadline_ns how long it may run or sleep and calls lapic_timer_poll.
+ * The bus clock is 1 GHz, so timer ticks are nanoseconds of guest time.  There is no loop timer:
+ * the vCPU's thread asks lapic_deadline_ns how long it may run or sleep and calls
+ * lapic_timer_poll.
  *
  * Thread: the vCPU's own.
  * Source: SDM vol 3 "APIC Timer". */

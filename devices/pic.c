@@ -1,8 +1,8 @@
 /* pic.c - the PC's two 8259A interrupt controllers and ELCR: regions 0 and 1 are the master's and
  * the slave's two ports, region 2 the two edge/level registers.
  *
- * Owns the pair's registers and the levels of its sixteen inputs.  Interrupts come in by pic_set_irq,
- * INTR goes out by irq[0].chip->ops->intr, and the CPU's two INTA cycles are pic_ack.
+ * Owns the pair's registers and the levels of its sixteen inputs.  Interrupts come in by
+ * pic_set_irq, INTR goes out by irq[0].chip->ops->intr, and the CPU's two INTA cycles are pic_ack.
  *
  * Thread: vCPUs (registers, INTA), loop (lines); all under machine.lock.
  * Sources: Intel 8259A data sheet, "Interrupt Sequence", "Programming the 8259A"; Intel 82371FB,
@@ -11,6 +11,7 @@
  * the cascade is wired as on a PC whatever ICW3 says. */
 #include "chipset.h"
 
+/* clang-format off */
 enum { MASTER, SLAVE, CHIPS, REGION_ELCR = 2, CASCADE_IR = 2, SPURIOUS_IR = 7, NONE = -1 };
 
 enum { ICW1_IC4 = 1, ICW1_SNGL = 2, ICW1_LTIM = 8, ICW1 = 0x10 };
@@ -34,6 +35,7 @@ struct pic_chip {
 	bool special_mask;
 	bool rotate_in_aeoi;
 };
+/* clang-format on */
 
 struct pic {
 	struct device dev;

@@ -1,19 +1,21 @@
-/* pit.c - 82C54 interval timer and system port B: region 0 is ports 40h-43h (three counters, control
- * word), region 1 is port 61h (gate and output of counter 2, refresh toggle).
+/* pit.c - 82C54 interval timer and system port B: region 0 is ports 40h-43h (three counters,
+ * control word), region 1 is port 61h (gate and output of counter 2, refresh toggle).
  *
- * A counter is not counted down: it remembers the tick its count was loaded at, and count and OUT at
- * any time follow from that.  Ticks are guest time in units of the 1.193182 MHz clock since guest
- * time zero, so deadlines are computed from the origin and a periodic interrupt never drifts.
+ * A counter is not counted down: it remembers the tick its count was loaded at, and count and OUT
+ * at any time follow from that.  Ticks are guest time in units of the 1.193182 MHz clock since
+ * guest time zero, so deadlines are computed from the origin and a periodic interrupt never
+ * drifts.
  *
  * Ticks that the host was too late for are not re-injected: OUT rises once however many periods
- * went by, as an 8259 that still holds the request would see it.  Guests keep time by the TSC.
+ * went by, as an 8259 that still holds the request would see it; guests keep time by the TSC.
  * A period below PIT_MIN_PERIOD interrupts at that rate instead: it cannot starve the host.
  *
  * Thread: vCPUs (registers), loop (timer); all under machine.lock.
- * Sources: Intel 82C54 data sheet, "Mode Definitions", "Read Operations"; IBM AT Technical Reference,
- * port 61h.  Departure: reading a count while it is being written shows the old one. */
+ * Sources: Intel 82C54 data sheet, "Mode Definitions", "Read Operations"; IBM AT Technical
+ * Reference, port 61h.  Departure: reading a count while it is being written shows the old one. */
 #include "chipset.h"
 
+/* clang-format off */
 enum { COUNTERS = 3, REGION_PORT_B = 1, CONTROL = 3, TIMER_COUNTER = 0, SPEAKER_COUNTER = 2 };
 enum { PIT_MIN_PERIOD = 60 }; /* ticks, 50 us */
 
@@ -29,7 +31,7 @@ enum mode { TERMINAL_COUNT, ONE_SHOT, RATE, SQUARE, SOFT_STROBE, HARD_STROBE };
 struct pit_counter {
 	u64 origin;      /* tick at which `count` was loaded; moved on by the time GATE stops it */
 	u64 stopped;     /* tick since which counting is suspended, if `suspended` */
-	u64 reload;      /* tick at which `next` replaces `count`, if `null_count` in modes 2 and 3 */
+	u64 reload;      /* modes 2 and 3, if `null_count`: tick at which `next` is loaded */
 	u32 count, next; /* 1 to 65536 (10000 in BCD): in effect, and last written */
 	u16 latched;
 	u8 control;      /* bits 0-5 of the control word */
@@ -54,6 +56,7 @@ struct pit {
 		bool line;
 	} s;
 };
+/* clang-format on */
 
 static struct pit *pit_of(struct device *dev)
 {
@@ -111,14 +114,11 @@ static bool counter_out(const struct pit_counter *c, u64 t)
 		return counter_mode(c) != TERMINAL_COUNT;
 	switch (counter_mode(c)) {
 	case TERMINAL_COUNT:
-	case ONE_SHOT:
-		return elapsed >= n;
+	case ONE_SHOT: return elapsed >= n;
 	case RATE: /* low for the last tick of a period; a count of 1 is illegal: stays high */
 		return c->suspended || n == 1 || elapsed % n != n - 1;
-	case SQUARE:
-		return c->suspended || n == 1 || elapsed % n < (n + 1) / 2;
-	default:
-		return elapsed != n;
+	case SQUARE: return c->suspended || n == 1 || elapsed % n < (n + 1) / 2;
+	default: return elapsed != n;
 	}
 }
 
@@ -204,12 +204,8 @@ static void counter_halt(struct pit_counter *c, u64 t)
 static void counter_write(struct pit_counter *c, u8 val, u64 t)
 {
 	switch (c->control >> CW_RW_SHIFT) {
-	case RW_LSB:
-		counter_set_count(c, val, t);
-		break;
-	case RW_MSB:
-		counter_set_count(c, (u16)(val << 8), t);
-		break;
+	case RW_LSB: counter_set_count(c, val, t); break;
+	case RW_MSB: counter_set_count(c, (u16)(val << 8), t); break;
 	case RW_WORD:
 		c->write_msb = !c->write_msb;
 		if (!c->write_msb) {
@@ -293,13 +289,10 @@ static u64 counter_next_event(const struct pit_counter *c, u64 t)
 		return TIMER_OFF;
 	switch (counter_mode(c)) {
 	case TERMINAL_COUNT:
-	case ONE_SHOT:
-		return end > t ? end : TIMER_OFF;
+	case ONE_SHOT: return end > t ? end : TIMER_OFF;
 	case RATE:
-	case SQUARE:
-		return c->count > 1 ? counter_period_end(c, t) : TIMER_OFF;
-	default:
-		return end + 1 > t ? end + 1 : TIMER_OFF;
+	case SQUARE: return c->count > 1 ? counter_period_end(c, t) : TIMER_OFF;
+	default: return end + 1 > t ? end + 1 : TIMER_OFF;
 	}
 }
 
@@ -322,7 +315,8 @@ static void pit_set_line(struct pit *p, bool level)
 	p->s.line = level;
 }
 
-/* Bring all counters up to `now`, and IRQ0 with them: a pulse that came and went still makes an edge. */
+/* Bring all counters up to `now`, and IRQ0 with them: a pulse that came and went still makes an
+ * edge. */
 static void pit_sync(struct pit *p, u64 now)
 {
 	struct pit_counter *c = &p->s.counter[TIMER_COUNTER];
@@ -420,8 +414,8 @@ static void pit_write(struct device *dev, unsigned region, u64 off, unsigned siz
 }
 
 /* --- life ----------------------------------------------------------------------------------- */
-/* Power-on leaves the counters undefined; ours wait in mode 0 for a count, so OUT is low.  Gates 0 and
- * 1 are tied high. */
+/* Power-on leaves the counters undefined; ours wait in mode 0 for a count, so OUT is low.  Gates 0
+ * and 1 are tied high. */
 static void pit_reset(struct device *dev)
 {
 	struct pit *p = pit_of(dev);

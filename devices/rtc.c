@@ -1,30 +1,32 @@
 /* rtc.c - MC146818A real-time clock and CMOS RAM: region 0 is port 70h (index), then 71h (data).
  *
- * Owns the divider chain, the calendar, the alarm and 128 CMOS bytes.  Nothing ticks: the divider's
- * age is guest time plus a phase, the calendar is that plus a base, and register C is brought up to
- * date when somebody looks or an enabled interrupt falls due.  Guest time stands still while the
- * machine is paused, so neither a paused nor a restored guest sees the clock jump.
+ * Owns the divider chain, the calendar, the alarm and 128 CMOS bytes.  Nothing ticks: the
+ * divider's age is guest time plus a phase, the calendar is that plus a base, and register C is
+ * brought up to date when somebody looks or an enabled interrupt falls due.  Guest time stands
+ * still while the machine is paused, so neither a paused nor a restored guest sees the clock jump.
  *
  * Interrupts that fell due while register C was unread are one interrupt, as on the chip.
  *
  * Thread: vCPUs (registers), loop (timer); all under machine.lock.
- * Sources: Motorola MC146818A data sheet, "Address Map", "Registers", "Interrupts"; IBM AT Technical
- * Reference, "CMOS RAM"; the memory sizes from 34h up as SeaBIOS reads them.
- * Departures: an update takes no time, so UIP is high only for the 244 us before it; a date that does
- * not exist runs on from the one it would be (30 February is 2 March); the day of the week follows
- * from the date; no daylight saving; SQW has no pin on a PC. */
+ * Sources: Motorola MC146818A data sheet, "Address Map", "Registers", "Interrupts"; IBM AT
+ * Technical Reference, "CMOS RAM"; the memory sizes from 34h up as SeaBIOS reads them.
+ * Departures: an update takes no time, so UIP is high only for the 244 us before it; a date that
+ * does not exist runs on from the one it would be (30 February is 2 March); the day of the week
+ * follows from the date; no daylight saving; SQW has no pin on a PC. */
 #include <time.h>
 
 #include "chipset.h"
 
+/* clang-format off */
 enum { PORT_INDEX, PORT_DATA };
 enum { CMOS_BYTES = 128, CRYSTAL_HZ = 32768, UIP_NS = 244000, DAY_S = 86400 };
 
 enum {
-	SECONDS, SECONDS_ALARM, MINUTES, MINUTES_ALARM, HOURS, HOURS_ALARM, WEEKDAY, DAY, MONTH, YEAR,
-	REG_A, REG_B, REG_C, REG_D, CENTURY = 0x32,
+	SECONDS, SECONDS_ALARM, MINUTES, MINUTES_ALARM, HOURS, HOURS_ALARM, WEEKDAY, DAY, MONTH,
+	YEAR, REG_A, REG_B, REG_C, REG_D, CENTURY = 0x32,
 };
-enum { A_UIP = 0x80, A_DIVIDER = 0x70, A_DIVIDER_RUN = 0x20, A_DIVIDER_RESET = 0x60, A_RATE = 0x0f };
+enum { A_UIP = 0x80, A_DIVIDER = 0x70, A_DIVIDER_RUN = 0x20, A_DIVIDER_RESET = 0x60,
+       A_RATE = 0x0f };
 enum { B_SET = 0x80, B_PIE = 0x40, B_AIE = 0x20, B_UIE = 0x10, B_SQWE = 0x08, B_BINARY = 0x04,
        B_24H = 0x02 };
 enum { C_IRQF = 0x80, C_PF = 0x40, C_AF = 0x20, C_UF = 0x10, C_FLAGS = C_PF | C_AF | C_UF };
@@ -35,13 +37,14 @@ struct rtc {
 	struct loop_timer timer; /* the next enabled interrupt */
 	struct rtc_state {
 		u8 index;       /* bits 0-6 of the last byte written to 70h; bit 7 masks NMI */
-		u8 cmos[CMOS_BYTES]; /* time registers are stale in here while the clock runs */
+		u8 cmos[CMOS_BYTES]; /* time registers are those of the last look */
 		bool line;
 		u64 phase_ns;   /* age of the divider chain less guest time, below one second */
-		s64 base_s;     /* calendar, in seconds since 1970, less whole seconds of that age */
+		s64 base_s;     /* calendar, seconds since 1970, less whole seconds of that age */
 		u64 seen_ns;    /* age up to which register C is complete */
 	} s;
 };
+/* clang-format on */
 
 static struct rtc *rtc_of(struct device *dev)
 {
@@ -52,6 +55,15 @@ static struct rtc *rtc_of(struct device *dev)
 static u64 rtc_age_ns(const struct rtc *r)
 {
 	return loop_now_ns(r->dev.loop) + r->s.phase_ns;
+}
+
+/* Let `into_ns` of the present second have gone by. */
+static void rtc_set_phase(struct rtc *r, u64 into_ns)
+{
+	u64 now_ns = loop_now_ns(r->dev.loop) % NS_PER_SEC;
+
+	r->s.phase_ns = (NS_PER_SEC + into_ns - now_ns) % NS_PER_SEC;
+	r->s.seen_ns = rtc_age_ns(r);
 }
 
 static u64 rtc_crystal_ticks(u64 age_ns)
@@ -114,8 +126,8 @@ static int rtc_decode_hour(const struct rtc *r, u8 byte)
 
 static bool rtc_is_time(u8 reg)
 {
-	return reg == SECONDS || reg == MINUTES || reg == HOURS || (reg >= WEEKDAY && reg <= YEAR) ||
-	       reg == CENTURY;
+	return reg == SECONDS || reg == MINUTES || reg == HOURS ||
+	       (reg >= WEEKDAY && reg <= YEAR) || reg == CENTURY;
 }
 
 /* Calendar to time registers. */
@@ -284,11 +296,8 @@ static void rtc_write_control(struct rtc *r, u8 reg, u8 val)
 	bool was_reset = (r->s.cmos[REG_A] & A_DIVIDER_RESET) == A_DIVIDER_RESET;
 
 	r->s.cmos[reg] = val;
-	if (was_reset && rtc_divider_runs(r)) {
-		r->s.phase_ns = (NS_PER_SEC * 3 / 2 - loop_now_ns(r->dev.loop) % NS_PER_SEC) %
-				NS_PER_SEC;
-		r->s.seen_ns = rtc_age_ns(r);
-	}
+	if (was_reset && rtc_divider_runs(r))
+		rtc_set_phase(r, NS_PER_SEC / 2);
 	if (!ran && rtc_clock_runs(r))
 		rtc_set_time(r, rtc_load_time(r));
 }
@@ -296,27 +305,21 @@ static void rtc_write_control(struct rtc *r, u8 reg, u8 val)
 static u8 rtc_read_data(struct rtc *r)
 {
 	switch (r->s.index) {
-	case REG_A:
-		return rtc_read_a(r);
-	case REG_C:
-		return rtc_read_c(r);
-	default:
-		return r->s.cmos[r->s.index];
+	case REG_A: return rtc_read_a(r);
+	case REG_C: return rtc_read_c(r);
+	default: return r->s.cmos[r->s.index];
 	}
 }
 
 static void rtc_write_data(struct rtc *r, u8 val)
 {
 	switch (r->s.index) {
-	case REG_A:
-		rtc_write_control(r, REG_A, val & ~A_UIP);
-		break;
+	case REG_A: rtc_write_control(r, REG_A, val & ~A_UIP); break;
 	case REG_B: /* setting SET clears UIE */
 		rtc_write_control(r, REG_B, val & B_SET ? val & ~B_UIE : val);
 		break;
 	case REG_C: /* read-only, as is D */
-	case REG_D:
-		break;
+	case REG_D: break;
 	default:
 		r->s.cmos[r->s.index] = val;
 		if (rtc_is_time(r->s.index) && rtc_clock_runs(r))
@@ -370,6 +373,7 @@ static void rtc_fill_cmos(u8 *cmos, const struct rtc_config *cfg)
 	u64 extended = low > MIB ? MIN((low - MIB) / KIB, 0xffff) : 0;
 	u16 sum = 0;
 
+	/* clang-format off */
 	cmos[0x14] = 0x02;                                   /* equipment: coprocessor */
 	st16(&cmos[0x15], (u16)MIN(low / KIB, 640));         /* base memory, KiB */
 	st16(&cmos[0x17], (u16)extended);                    /* from 1 MiB up, KiB */
@@ -377,6 +381,7 @@ static void rtc_fill_cmos(u8 *cmos, const struct rtc_config *cfg)
 	st16(&cmos[0x34], low > 16 * MIB ? (u16)((low - 16 * MIB) / (64 * KIB)) : 0);
 	st16(&cmos[0x5b], (u16)(high / (64 * KIB)));         /* from 4 GiB up, 64 KiB units */
 	cmos[0x5d] = (u8)(high / (64 * KIB) >> 16);
+	/* clang-format on */
 	cmos[0x3d] = cfg->boot_order[0];
 	cmos[0x38] = cfg->boot_order[1];
 	cmos[0x5f] = cfg->cpus ? cfg->cpus - 1 : 0;
@@ -402,9 +407,7 @@ static int rtc_init(struct device *dev, struct err *e)
 		host.tv_sec = cfg->utc_s;
 	else
 		clock_gettime(CLOCK_REALTIME, &host);
-	r->s.phase_ns = ((u64)host.tv_nsec + NS_PER_SEC - loop_now_ns(dev->loop) % NS_PER_SEC) %
-			NS_PER_SEC;
-	r->s.seen_ns = rtc_age_ns(r);
+	rtc_set_phase(r, (u64)host.tv_nsec);
 	rtc_set_time(r, host.tv_sec);
 	rtc_reset(dev);
 	return 0;

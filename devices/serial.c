@@ -15,13 +15,14 @@
 
 enum { FIFO = 16, BAUD_CLOCK_HZ = 1843200, CLOCKS_PER_BIT = 16, TIMEOUT_CHARS = 4 };
 
-/* LSR reads in a row, with nothing else between, that mean "waits for input".  A transmit loop never
- * gets there: it finds THRE high and writes, or low and then it is not counted. */
+/* LSR reads in a row, with nothing else between, that mean "waits for input".  A transmit loop
+ * never gets there: it finds THRE high and writes, or low and then it is not counted. */
 enum { LISTENING_POLLS = 16 };
 
-/* How long a driver may take from its first write to the last FIFO clear when it sets up the port. */
+/* What a driver may take from its first write to the last FIFO clear, when it opens the port. */
 enum { SETTLE_NS = 10000000 };
 
+/* clang-format off */
 enum { RBR_THR_DLL, IER_DLM, IIR_FCR, LCR, MCR, LSR, MSR, SCR };
 enum { IER_ERBFI = 1, IER_ETBEI = 2, IER_ELSI = 4, IER_EDSSI = 8 };
 enum { IIR_NONE = 1, IIR_MODEM = 0, IIR_THRE = 2, IIR_DATA = 4, IIR_LINE = 6, IIR_TIMEOUT = 0xc,
@@ -31,7 +32,8 @@ enum { LCR_WORD = 3, LCR_STOP = 4, LCR_PARITY = 8, LCR_BREAK = 0x40, LCR_DLAB = 
 enum { MCR_DTR = 1, MCR_RTS = 2, MCR_OUT1 = 4, MCR_OUT2 = 8, MCR_LOOP = 0x10, MCR_BITS = 0x1f };
 enum { LSR_DR = 1, LSR_OE = 2, LSR_PE = 4, LSR_FE = 8, LSR_BI = 0x10, LSR_THRE = 0x20,
        LSR_TEMT = 0x40, LSR_FIFO_ERROR = 0x80, LSR_CHAR_ERRORS = LSR_PE | LSR_FE | LSR_BI };
-enum { MSR_DELTA = 0xf, MSR_TERI = 4, MSR_CTS = 0x10, MSR_DSR = 0x20, MSR_RI = 0x40, MSR_DCD = 0x80 };
+enum { MSR_DELTA = 0xf, MSR_TERI = 4, MSR_CTS = 0x10, MSR_DSR = 0x20, MSR_RI = 0x40,
+       MSR_DCD = 0x80 };
 
 struct serial {
 	struct device dev;
@@ -53,6 +55,7 @@ struct serial {
 		u64 settled_ns;      /* guest time from which input is let in */
 	} s;
 };
+/* clang-format on */
 
 static struct serial *serial_of(struct device *dev)
 {
@@ -188,8 +191,7 @@ static size_t serial_room(struct device *dev)
 {
 	struct serial *u = serial_of(dev);
 
-	if (u->s.mcr & MCR_LOOP || !serial_listening(u) ||
-	    loop_now_ns(dev->loop) < u->s.settled_ns)
+	if (u->s.mcr & MCR_LOOP || !serial_listening(u) || loop_now_ns(dev->loop) < u->s.settled_ns)
 		return 0;
 	return (serial_fifos(u) ? FIFO : 1u) - u->s.rx_len;
 }
@@ -242,7 +244,8 @@ static size_t serial_send(struct serial *u)
 			serial_take(u, s->tx[i], 0);
 		return s->tx_len;
 	}
-	return u->wire && u->wire->write ? u->wire->write(u->wire->ctx, s->tx, s->tx_len) : s->tx_len;
+	return u->wire && u->wire->write ? u->wire->write(u->wire->ctx, s->tx, s->tx_len)
+					 : s->tx_len;
 }
 
 static void serial_transmit(struct serial *u)
@@ -317,7 +320,7 @@ static void serial_write_ier(struct serial *u, u8 val)
 		u->s.thre = true;
 }
 
-/* The levels of CTS, DSR, RI and DCD: a ready and connected peer, or in loopback our own outputs. */
+/* The levels of CTS, DSR, RI and DCD: a ready peer, or in loopback our own outputs. */
 static u8 serial_modem_inputs(const struct serial *u)
 {
 	u8 mcr = u->s.mcr;
@@ -372,22 +375,14 @@ static u8 serial_read_reg(struct serial *u, u64 off)
 	bool dlab = u->s.lcr & LCR_DLAB;
 
 	switch (off) {
-	case RBR_THR_DLL:
-		return dlab ? (u8)u->s.divisor : serial_read_rbr(u);
-	case IER_DLM:
-		return dlab ? u->s.divisor >> 8 : u->s.ier;
-	case IIR_FCR:
-		return serial_read_iir(u);
-	case LCR:
-		return u->s.lcr;
-	case MCR:
-		return u->s.mcr;
-	case LSR:
-		return serial_read_lsr(u);
-	case MSR:
-		return serial_read_msr(u);
-	default:
-		return u->s.scr;
+	case RBR_THR_DLL: return dlab ? (u8)u->s.divisor : serial_read_rbr(u);
+	case IER_DLM: return dlab ? u->s.divisor >> 8 : u->s.ier;
+	case IIR_FCR: return serial_read_iir(u);
+	case LCR: return u->s.lcr;
+	case MCR: return u->s.mcr;
+	case LSR: return serial_read_lsr(u);
+	case MSR: return serial_read_msr(u);
+	default: return u->s.scr;
 	}
 }
 
@@ -408,9 +403,7 @@ static void serial_write_reg(struct serial *u, u64 off, u8 val)
 		else
 			serial_write_ier(u, val);
 		break;
-	case IIR_FCR:
-		serial_write_fcr(u, val);
-		break;
+	case IIR_FCR: serial_write_fcr(u, val); break;
 	case LCR:
 		if (val & ~u->s.lcr & LCR_BREAK && u->s.mcr & MCR_LOOP)
 			serial_take(u, 0, LSR_BI); /* a break on the real wire has no reader */
@@ -421,11 +414,8 @@ static void serial_write_reg(struct serial *u, u64 off, u8 val)
 		u->s.mcr = val & MCR_BITS;
 		serial_update_modem(u);
 		break;
-	case SCR:
-		u->s.scr = val;
-		break;
-	default: /* LSR is for factory tests; MSR is read-only */
-		break;
+	case SCR: u->s.scr = val; break;
+	default: /* LSR is for factory tests; MSR is read-only */ break;
 	}
 }
 

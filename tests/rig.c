@@ -1,4 +1,5 @@
-/* rig.c - the machine with one device.  No threads: the lock is taken by the bus and by nobody else. */
+/* rig.c - the machine with one device.  No threads: the lock is taken by the bus and by nobody
+ * else. */
 #include "rig.h"
 
 #include "../devices/chipset.h"
@@ -8,8 +9,10 @@ enum { RIG_RAM = 1 << 20, RIG_VIRTIO_BASE = 0x10000 };
 
 /* --- kinds ---------------------------------------------------------------------------------- */
 const struct device_kind device_kinds[] = {
-	{ &pic_ops, { { PIC_MASTER_PORT, PIC_PORTS }, { PIC_SLAVE_PORT, PIC_PORTS },
-		      { PIC_ELCR_PORT, PIC_PORTS } } },
+	{ &pic_ops,
+	  { { PIC_MASTER_PORT, PIC_PORTS },
+	    { PIC_SLAVE_PORT, PIC_PORTS },
+	    { PIC_ELCR_PORT, PIC_PORTS } } },
 	{ &ioapic_ops, { { IOAPIC_BASE, IOAPIC_BYTES } } },
 	{ &pit_ops, { { PIT_PORT, PIT_PORTS }, { PIT_PORT_B, 1 } } },
 	{ &rtc_ops, { { RTC_PORT, RTC_PORTS } } },
@@ -65,7 +68,10 @@ static void rig_chip_intr(struct irqchip *c, bool level)
 }
 
 static const struct irqchip_ops rig_chip_ops = {
-	.name = "rig", .set = rig_chip_set, .msi = rig_chip_msi, .intr = rig_chip_intr,
+	.name = "rig",
+	.set = rig_chip_set,
+	.msi = rig_chip_msi,
+	.intr = rig_chip_intr,
 };
 
 static void rig_request(void *ctx, enum device_request req, u32 arg)

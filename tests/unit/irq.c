@@ -1,4 +1,5 @@
-/* irq.c - the user-space irqchip as a whole: line in at one end, request and vector at the other. */
+/* irq.c - the user-space irqchip as a whole: line in at one end, request and vector at the other.
+ */
 #include "../../irq.h"
 
 #include "../../devices/chipset.h"
@@ -16,8 +17,9 @@ static const struct engine fake_engine = { .name = "fake", .kick = no_kick };
 static struct vcpu cpus[CPUS], *cpu[CPUS];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct irqchip chip = { .ops = &irqchip_user_ops, .vcpus = cpu, .nr_vcpus = CPUS };
-static struct engine_env env = { .chip = &chip, .lock = &lock, .vcpus = cpu, .nr_vcpus = CPUS,
-				 .tsc_khz = 1000000 };
+static struct engine_env env = {
+	.chip = &chip, .lock = &lock, .vcpus = cpu, .nr_vcpus = CPUS, .tsc_khz = 1000000
+};
 
 static void machine(void)
 {
@@ -29,8 +31,9 @@ static void machine(void)
 	chip.ioapic = device_new(&ioapic_ops, &wires, &e);
 	for (int i = 0; i < CPUS; i++) {
 		cpu[i] = &cpus[i];
-		cpus[i] = (struct vcpu){ .index = (u32)i, .apic_id = (u32)i, .eng = &fake_engine,
-					 .env = &env };
+		cpus[i] = (struct vcpu){
+			.index = (u32)i, .apic_id = (u32)i, .eng = &fake_engine, .env = &env
+		};
 		cpus[i].apic = lapic_new(&cpus[i], &env);
 		lapic_mmio_write(cpus[i].apic, SVR, 0x1ff);
 	}

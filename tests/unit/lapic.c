@@ -7,11 +7,35 @@
 #include "../../vcpu.h"
 #include "../test.h"
 
-enum { CPUS = 4, TPR = 0x80, PPR = 0xa0, EOI = 0xb0, LDR = 0xd0, DFR = 0xe0, SVR = 0xf0, ISR = 0x100,
-       TMR = 0x180, IRR = 0x200, ESR = 0x280, ICR = 0x300, ICR_HIGH = 0x310, TIMER = 0x320,
-       LINT0 = 0x350, LINT1 = 0x360, LVT_ERROR = 0x370, INITIAL = 0x380, CURRENT = 0x390,
-       DIVIDE = 0x3e0 };
-enum { MASKED = 1 << 16, PERIODIC = 1 << 17, DEADLINE = 2 << 17, BASE = 0x1b, TSC_DEADLINE = 0x6e0 };
+enum {
+	CPUS = 4,
+	TPR = 0x80,
+	PPR = 0xa0,
+	EOI = 0xb0,
+	LDR = 0xd0,
+	DFR = 0xe0,
+	SVR = 0xf0,
+	ISR = 0x100,
+	TMR = 0x180,
+	IRR = 0x200,
+	ESR = 0x280,
+	ICR = 0x300,
+	ICR_HIGH = 0x310,
+	TIMER = 0x320,
+	LINT0 = 0x350,
+	LINT1 = 0x360,
+	LVT_ERROR = 0x370,
+	INITIAL = 0x380,
+	CURRENT = 0x390,
+	DIVIDE = 0x3e0
+};
+enum {
+	MASKED = 1 << 16,
+	PERIODIC = 1 << 17,
+	DEADLINE = 2 << 17,
+	BASE = 0x1b,
+	TSC_DEADLINE = 0x6e0
+};
 enum { OTHERS = 3 << 18, ALL = 2 << 18, SELF = 1 << 18, LOGICAL = 1 << 11 };
 
 static void no_kick(struct vcpu *v)
@@ -25,8 +49,9 @@ static struct vcpu cpus[CPUS], *cpu[CPUS];
 static struct lapic *apic[CPUS];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct irqchip chip = { .ops = &irqchip_user_ops, .vcpus = cpu, .nr_vcpus = CPUS };
-static struct engine_env env = { .chip = &chip, .lock = &lock, .vcpus = cpu, .nr_vcpus = CPUS,
-				 .tsc_khz = 2000000 };
+static struct engine_env env = {
+	.chip = &chip, .lock = &lock, .vcpus = cpu, .nr_vcpus = CPUS, .tsc_khz = 2000000
+};
 
 static u32 get(int i, u32 reg)
 {
@@ -45,8 +70,9 @@ static void machine(void)
 	env.loop = loop_new(&lock, true, &e);
 	for (int i = 0; i < CPUS; i++) {
 		cpu[i] = &cpus[i];
-		cpus[i] = (struct vcpu){ .index = (u32)i, .apic_id = (u32)i, .eng = &fake_engine,
-					 .env = &env };
+		cpus[i] = (struct vcpu){
+			.index = (u32)i, .apic_id = (u32)i, .eng = &fake_engine, .env = &env
+		};
 		cpus[i].apic = apic[i] = lapic_new(&cpus[i], &env);
 		put(i, SVR, 0x1ff);
 	}
@@ -402,7 +428,8 @@ TEST(lapic_timer_divides)
 	static const struct {
 		u8 code;
 		u32 by;
-	} codes[] = { { 0, 2 }, { 1, 4 }, { 2, 8 }, { 3, 16 }, { 8, 32 }, { 9, 64 }, { 10, 128 }, { 11, 1 } };
+	} codes[] = { { 0, 2 },	 { 1, 4 },  { 2, 8 },	 { 3, 16 },
+		      { 8, 32 }, { 9, 64 }, { 10, 128 }, { 11, 1 } };
 
 	machine();
 	put(0, TIMER, 0xec);

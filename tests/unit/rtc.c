@@ -1,4 +1,5 @@
-/* rtc.c - the real-time clock: 2026-02-28 23:59:58 UTC, a Saturday, unless a test says otherwise. */
+/* rtc.c - the real-time clock: 2026-02-28 23:59:58 UTC, a Saturday, unless a test says otherwise.
+ */
 #include "../../devices/chipset.h"
 #include "../rig.h"
 
@@ -8,8 +9,9 @@ enum { EVENING = 1772323198 };
 
 static struct rig *rtc_rig(void)
 {
-	struct rtc_config cfg = { .utc_s = EVENING, .ram_bytes = 5 * GIB, .boot_order = { 2, 0 },
-				  .cpus = 4 };
+	struct rtc_config cfg = {
+		.utc_s = EVENING, .ram_bytes = 5 * GIB, .boot_order = { 2, 0 }, .cpus = 4
+	};
 
 	return rig_new_with(&rtc_ops, &cfg);
 }
