@@ -1,25 +1,29 @@
 /* cpuid.c - the CPU model: what CPUID answers under either engine, and the host's TSC rate.
  *
- * Owns the table of features; the MSRs that go with it are msr.c's.  Const after the first query (the
- * host is asked once, since CPUID traps when the host is a virtual machine itself); any thread.
+ * Owns the table of features; the MSRs that go with it are msr.c's.  Const after the first query
+ * (the host is asked once, since CPUID traps when the host is a virtual machine itself); any
+ * thread.
  *
- * A feature is shown if this project implements it and, where the host's own units do the work, the host
- * has it.  Under KVM the guest runs on the host's processor and sees its vendor, family and model (kvm.c
- * further takes away what KVM does not support).
+ * A feature is shown if this project implements it and, where the host's own units do the work,
+ * the host has it.  Under KVM the guest runs on the host's processor and sees its vendor, family
+ * and model (kvm.c further takes away what KVM does not support).
  *
- * Under the software CPU no speculation is ours, so no mitigation makes sense, and Linux must be told
- * (translator.md's price: 1.3 to 4 times on kernel work).  Its tables go by vendor:
- * - AMD (and Hygon) hosts: AuthenticAMD, Zen 4: never Meltdown, L1TF, MDS.  Automatic IBRS answers
- *   Spectre v2 (no retpolines, one EFER write), SSB_NO, BTC_NO, SRSO_NO, TSA_*_NO the rest.
- * - all other hosts: GenuineIntel, Cedarview, an in-order Atom: on the list of processors without
- *   speculation, for which Linux looks at nothing else.  The C library picks its routines by feature
- *   bits for this model.
- * - both: IA32_ARCH_CAPABILITIES with every *_NO bit; Linux reads it whatever the vendor.
- * An unknown vendor would be taken for vulnerable to everything; the real vendor also keeps libraries'
- * cache size detection working, and agrees with what KVM shows on the same host.
- * Hidden though we could do it: SMAP, UMIP (they cost kernel entries and give nothing here), VME.
+ * Under the software CPU no speculation is ours, so no mitigation makes sense, and Linux must be
+ * told (translator.md's price: 1.3 to 4 times on kernel work).  Its tables go by vendor:
+ * - AMD (and Hygon) hosts: AuthenticAMD, Zen 4: never Meltdown, L1TF, MDS.  Automatic IBRS
+ *   answers Spectre v2 (no retpolines, one EFER write), SSB_NO, BTC_NO, SRSO_NO, TSA_*_NO the
+ *   rest.
+ * - all other hosts: GenuineIntel, Cedarview, an in-order Atom: on the list of processors
+ *   without speculation, for which Linux looks at nothing else.  The C library picks its
+ *   routines by feature bits for this model.
+ * - both: IA32_ARCH_CAPABILITIES with every *_NO bit; Linux reads it whatever the vendor. An
+ *   unknown vendor would be taken for vulnerable to everything; the real vendor also keeps
+ *   libraries' cache size detection working, and agrees with what KVM shows on the same host.
+ *   Hidden though we could do it: SMAP, UMIP (they cost kernel entries and give nothing here),
+ *   VME.
  *
- * Sources: SDM vol 2 "CPUID"; AMD APM vol 3 appendix E; Linux Documentation/virt/kvm/x86/cpuid.rst. */
+ * Sources: SDM vol 2 "CPUID"; AMD APM vol 3 appendix E; Linux
+ * Documentation/virt/kvm/x86/cpuid.rst. */
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/perf_event.h>
@@ -34,7 +38,10 @@
 
 enum { EAX, EBX, ECX, EDX };
 enum { HOST_CACHES = 5, XSAVE_LEGACY = 576, LAPIC_BUS_KHZ = 1000000 };
-enum { SIG_AMD = 0x00a10f11 /* family 19h model 11h */, SIG_ATOM = 0x00030661 /* family 6 model 36h */ };
+enum {
+	SIG_AMD = 0x00a10f11 /* family 19h model 11h */,
+	SIG_ATOM = 0x00030661 /* family 6 model 36h */
+};
 
 #define B(n) (1u << (n))
 
@@ -43,20 +50,24 @@ static const struct feature_word {
 	u32 leaf, subleaf, host, ours;
 	u8 reg;
 } features[] = {
-	/* FPU DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2 SS */
-	{ .leaf = 1, .reg = EDX,
+	/* FPU DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE
+	 * SSE2 SS */
+	{ .leaf = 1,
+	  .reg = EDX,
 	  .host = B(0) | B(4) | B(8) | B(15) | B(19) | B(23) | B(24) | B(25) | B(26),
-	  .ours = B(2) | B(3) | B(5) | B(6) | B(7) | B(9) | B(11) | B(12) | B(13) | B(14) | B(16) | B(17) |
-		  B(27) },
+	  .ours = B(2) | B(3) | B(5) | B(6) | B(7) | B(9) | B(11) | B(12) | B(13) | B(14) | B(16) |
+		  B(17) | B(27) },
 	/* SSE3 PCLMUL SSSE3 FMA CX16 SSE4.1 SSE4.2 MOVBE POPCNT AES XSAVE AVX F16C RDRAND;
 	 * PCID x2APIC TSC-deadline hypervisor */
-	{ .leaf = 1, .reg = ECX,
-	  .host = B(0) | B(1) | B(9) | B(12) | B(13) | B(19) | B(20) | B(22) | B(23) | B(25) | B(26) | B(28) |
-		  B(29) | B(30),
+	{ .leaf = 1,
+	  .reg = ECX,
+	  .host = B(0) | B(1) | B(9) | B(12) | B(13) | B(19) | B(20) | B(22) | B(23) | B(25) |
+		  B(26) | B(28) | B(29) | B(30),
 	  .ours = B(17) | B(21) | B(24) | B(31) },
 	/* BMI1 AVX2 FDP-on-exception BMI2 no-FCS/FDS RDSEED ADX CLFLUSHOPT CLWB SHA;
 	 * FSGSBASE TSC_ADJUST SMEP ERMS INVPCID */
-	{ .leaf = 7, .reg = EBX,
+	{ .leaf = 7,
+	  .reg = EBX,
 	  .host = B(3) | B(5) | B(6) | B(8) | B(13) | B(18) | B(19) | B(23) | B(24) | B(29),
 	  .ours = B(0) | B(1) | B(7) | B(9) | B(10) },
 	/* GFNI VAES VPCLMULQDQ MOVDIRI; RDPID */
@@ -87,10 +98,10 @@ static struct host {
 	struct cpuid_out vendor, signature;
 	struct cpuid_out brand[3];
 	u32 word[ARRAY_LEN(features)];
-	u64 xcr0;             /* enabled by the host's kernel */
+	u64 xcr0; /* enabled by the host's kernel */
 	u32 phys_bits;
 	struct cpuid_out cache[HOST_CACHES]; /* leaf 4 or 0x8000001d */
-	struct cpuid_out l1, l2;             /* 0x80000005, 0x80000006 */
+	struct cpuid_out l1, l2; /* 0x80000005, 0x80000006 */
 } host;
 static pthread_once_t host_once = PTHREAD_ONCE_INIT;
 
@@ -136,7 +147,8 @@ static void host_read(void)
 	u32 lo = 1, hi = 0;
 
 	host.vendor = host_cpuid(0, 0);
-	host.amd = host.vendor.ebx == 0x68747541 /* Auth */ || host.vendor.ebx == 0x6f677948 /* Hygo */;
+	host.amd = host.vendor.ebx == 0x68747541 /* Auth */ ||
+		   host.vendor.ebx == 0x6f677948 /* Hygo */;
 	host.signature = one;
 	host.phys_bits = sizes.eax & 0xff;
 	if (host.phys_bits < 36 || host.phys_bits > 52)
@@ -196,13 +208,12 @@ bool cpuid_is_amd(const struct vcpu *v)
 	return host_get()->amd;
 }
 
-/* Does the guest run on the host's own processor? */
-static bool is_native(const struct vcpu *v)
+bool cpuid_is_native(const struct vcpu *v)
 {
 	return v->eng && !strcmp(v->eng->name, "kvm");
 }
 
-/* --- leaves ------------------------------------------------------------------------------------------------- */
+/* --- leaves ----------------------------------------------------------------------------------- */
 static u32 cpus(const struct vcpu *v)
 {
 	return v->env && v->env->nr_vcpus ? v->env->nr_vcpus : 1;
@@ -227,14 +238,17 @@ static void leaf_vendor(const struct vcpu *v, u32 max, struct cpuid_out *o)
 
 	*o = (struct cpuid_out){ max, 0x756e6547, 0x6c65746e, 0x49656e69 }; /* GenuineIntel */
 	if (h->amd)
-		*o = (struct cpuid_out){ max, 0x68747541, 0x444d4163, 0x69746e65 }; /* AuthenticAMD */
-	if (is_native(v))
+		*o = (struct cpuid_out){ max, 0x68747541, 0x444d4163,
+					 0x69746e65 }; /* AuthenticAMD */
+	if (cpuid_is_native(v))
 		o->ebx = h->vendor.ebx, o->ecx = h->vendor.ecx, o->edx = h->vendor.edx;
 }
 
 static u32 signature(const struct vcpu *v)
 {
-	return is_native(v) ? host_get()->signature.eax : host_get()->amd ? SIG_AMD : SIG_ATOM;
+	return cpuid_is_native(v) ? host_get()->signature.eax
+	       : host_get()->amd  ? SIG_AMD
+				  : SIG_ATOM;
 }
 
 static void leaf_1(const struct vcpu *v, struct cpuid_out *o)
@@ -314,7 +328,7 @@ static void leaf_brand(const struct vcpu *v, unsigned part, struct cpuid_out *o)
 	static const char name[48] = "mvm software CPU";
 
 	*o = host_get()->brand[part];
-	if (!is_native(v))
+	if (!cpuid_is_native(v))
 		*o = (struct cpuid_out){ ld32(name + part * 16), ld32(name + part * 16 + 4),
 					 ld32(name + part * 16 + 8), ld32(name + part * 16 + 12) };
 }
@@ -338,13 +352,16 @@ static void leaf_amd(const struct vcpu *v, u32 leaf, u32 subleaf, struct cpuid_o
 	case 0x80000001:
 		o->eax = signature(v);
 		o->edx |= feature_bits(1, 0, EDX) & 0x0183f3ff;
-		o->ecx |= B(22) | (cpus(v) > 1 ? B(1) : 0); /* topology extensions; legacy multi-core */
+		o->ecx |= B(22) |
+			  (cpus(v) > 1 ? B(1) : 0); /* topology extensions; legacy multi-core */
 		break;
 	case 0x80000005: *o = h->l1; break;
 	case 0x80000006: *o = h->l2; break;
 	case 0x80000008: o->ecx = (cpus(v) - 1) | id_bits(v) << 12; break;
 	case 0x8000001d: leaf_cache(v, subleaf, o); break;
-	case 0x8000001e: *o = (struct cpuid_out){ .eax = v->apic_id, .ebx = v->apic_id & 0xff }; break;
+	case 0x8000001e:
+		*o = (struct cpuid_out){ .eax = v->apic_id, .ebx = v->apic_id & 0xff };
+		break;
 	}
 }
 
@@ -372,8 +389,8 @@ static void leaf_extended(const struct vcpu *v, u32 leaf, u32 subleaf, struct cp
 		o->ecx = h->l2.ecx;
 }
 
-/* Bits that would tell a guest under KVM that the host's processor is immune: that is for KVM to say
- * (IA32_ARCH_CAPABILITIES) or for the host's own CPUID. */
+/* Bits that would tell a guest under KVM that the host's processor is immune: that is for KVM to
+ * say (IA32_ARCH_CAPABILITIES) or for the host's own CPUID. */
 static void drop_immunity(u32 leaf, u32 subleaf, struct cpuid_out *o)
 {
 	struct cpuid_out real;
@@ -408,12 +425,14 @@ void cpuid_query(const struct vcpu *v, u32 leaf, u32 subleaf, struct cpuid_out *
 		leaf_hypervisor(v, leaf, o);
 		return;
 	}
-	if (!(leaf >> 31) && leaf > MAX_BASIC) /* Intel answers with the last basic leaf, AMD with zeros */
+	if (!(leaf >> 31) &&
+	    leaf > MAX_BASIC) /* Intel answers with the last basic leaf, AMD with zeros */
 		return;
-	fill_features(leaf, leaf == 7 || leaf == 0xd ? subleaf : 0, o); /* elsewhere ECX is not looked at */
+	fill_features(leaf, leaf == 7 || leaf == 0xd ? subleaf : 0,
+		      o); /* elsewhere ECX is not looked at */
 	if (leaf >> 31)
 		leaf_extended(v, leaf, subleaf, o);
-	if (is_native(v))
+	if (cpuid_is_native(v))
 		drop_immunity(leaf, subleaf, o);
 	switch (leaf) {
 	case 0: leaf_vendor(v, MAX_BASIC, o); break;
@@ -431,13 +450,17 @@ void cpuid_query(const struct vcpu *v, u32 leaf, u32 subleaf, struct cpuid_out *
 	}
 }
 
-/* --- the host's TSC ------------------------------------------------------------------------------------------ */
-/* The kernel's own factor from cycles to nanoseconds, published in the first page of any perf event. */
+/* --- the host's TSC --------------------------------------------------------------------------- */
+/* The kernel's own factor from cycles to nanoseconds, published in the first page of any perf
+ * event. */
 static u64 tsc_khz_perf(void)
 {
 	struct perf_event_attr attr = {
-		.type = PERF_TYPE_SOFTWARE, .size = sizeof attr, .config = PERF_COUNT_SW_DUMMY,
-		.exclude_kernel = 1, .exclude_hv = 1,
+		.type = PERF_TYPE_SOFTWARE,
+		.size = sizeof attr,
+		.config = PERF_COUNT_SW_DUMMY,
+		.exclude_kernel = 1,
+		.exclude_hv = 1,
 	};
 	int fd = (int)syscall(SYS_perf_event_open, &attr, 0, -1, -1, PERF_FLAG_FD_CLOEXEC);
 	const struct perf_event_mmap_page *p;
@@ -474,7 +497,8 @@ static struct moment moment_now(void)
 		if (after - before >= least)
 			continue;
 		least = after - before;
-		best = (struct moment){ before + least / 2, (u64)t.tv_sec * NS_PER_SEC + (u64)t.tv_nsec };
+		best = (struct moment){ before + least / 2,
+					(u64)t.tv_sec * NS_PER_SEC + (u64)t.tv_nsec };
 	}
 	return best;
 }
@@ -518,7 +542,8 @@ static u64 tsc_khz_checked(void)
 	if (!told)
 		return tsc_khz_measured(LONG_NS);
 	seen = tsc_khz_measured(SHORT_NS);
-	return told > seen - seen / 500 && told < seen + seen / 500 ? told : tsc_khz_measured(LONG_NS);
+	return told > seen - seen / 500 && told < seen + seen / 500 ? told
+								    : tsc_khz_measured(LONG_NS);
 }
 
 u64 host_tsc_khz(void)

@@ -1,8 +1,9 @@
-/* msr.c - the model-specific registers both engines have in common: everything but the APIC's, the TSC,
- * EFER and the segment bases, whose writes reach into an engine.
+/* msr.c - the model-specific registers both engines have in common: everything but the APIC's,
+ * the TSC, EFER and the segment bases, whose writes reach into an engine.
  *
- * State lives in cpu_state.  Runs on the vCPU's thread.  Values that a processor would refuse are refused
- * (#GP); memory types are stored and read back but change nothing, since guest memory is the host's.
+ * State lives in cpu_state.  Runs on the vCPU's thread.  Values that a processor would refuse
+ * are refused (#GP); memory types are stored and read back but change nothing, since guest
+ * memory is the host's.
  * Sources: SDM vol 4; vol 3 "Memory Cache Control"; AMD APM vol 2 appendix A; Linux
  * Documentation/virt/kvm/x86/msr.rst for the clock. */
 #include <time.h>
@@ -10,12 +11,28 @@
 #include "vcpu.h"
 
 enum {
-	MSR_PLATFORM_ID = 0x17, MSR_FEATURE_CONTROL = 0x3a, MSR_SPEC_CTRL = 0x48, MSR_PRED_CMD = 0x49,
-	MSR_BIOS_UPDT = 0x79, MSR_BIOS_SIGN = 0x8b, MSR_PLATFORM_INFO = 0xce, MSR_MTRR_CAP = 0xfe,
-	MSR_ARCH_CAPS = 0x10a, MSR_SYSENTER_CS = 0x174, MSR_SYSENTER_ESP = 0x175, MSR_SYSENTER_EIP = 0x176,
-	MSR_MCG_CAP = 0x179, MSR_MCG_STATUS = 0x17a, MSR_MISC_ENABLE = 0x1a0, MSR_DEBUGCTL = 0x1d9,
-	MSR_MTRR_VAR = 0x200, MSR_MTRR_VAR_END = 0x20f, MSR_PAT = 0x277, MSR_MTRR_DEF = 0x2ff,
-	MSR_KVM_WALL = 0x4b564d00, MSR_KVM_TIME = 0x4b564d01,
+	MSR_PLATFORM_ID = 0x17,
+	MSR_FEATURE_CONTROL = 0x3a,
+	MSR_SPEC_CTRL = 0x48,
+	MSR_PRED_CMD = 0x49,
+	MSR_BIOS_UPDT = 0x79,
+	MSR_BIOS_SIGN = 0x8b,
+	MSR_PLATFORM_INFO = 0xce,
+	MSR_MTRR_CAP = 0xfe,
+	MSR_ARCH_CAPS = 0x10a,
+	MSR_SYSENTER_CS = 0x174,
+	MSR_SYSENTER_ESP = 0x175,
+	MSR_SYSENTER_EIP = 0x176,
+	MSR_MCG_CAP = 0x179,
+	MSR_MCG_STATUS = 0x17a,
+	MSR_MISC_ENABLE = 0x1a0,
+	MSR_DEBUGCTL = 0x1d9,
+	MSR_MTRR_VAR = 0x200,
+	MSR_MTRR_VAR_END = 0x20f,
+	MSR_PAT = 0x277,
+	MSR_MTRR_DEF = 0x2ff,
+	MSR_KVM_WALL = 0x4b564d00,
+	MSR_KVM_TIME = 0x4b564d01,
 };
 #define MSR_STAR 0xc0000081u
 #define MSR_LSTAR 0xc0000082u
@@ -30,17 +47,21 @@ enum {
 #define MSR_AMD_LS_CFG 0xc0011020u
 #define MSR_AMD_DE_CFG 0xc0011029u
 
-/* IA32_ARCH_CAPABILITIES of a processor that does not speculate: RDCL_NO, IBRS_ALL, SKIP_L1DFL, SSB_NO,
- * MDS_NO, PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO, GDS_NO, RFDS_NO,
- * ITS_NO. */
-#define ARCH_CAPS                                                                                  \
-	(BIT(0) | BIT(1) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(8) | BIT(13) | BIT(14) | BIT(15) | \
-	 BIT(20) | BIT(24) | BIT(26) | BIT(27) | BIT(62))
+/* IA32_ARCH_CAPABILITIES of a processor that does not speculate: RDCL_NO, IBRS_ALL, SKIP_L1DFL,
+ * SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO,
+ * GDS_NO, RFDS_NO, ITS_NO. */
+#define ARCH_CAPS                                                                           \
+	(BIT(0) | BIT(1) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(8) | BIT(13) | BIT(14) | \
+	 BIT(15) | BIT(20) | BIT(24) | BIT(26) | BIT(27) | BIT(62))
 #define HWCR_TSC_FREQ_SEL BIT(24) /* "TSC counts at the P0 rate": Linux complains if it is clear */
-#define DE_CFG_LFENCE BIT(1)      /* LFENCE serialises */
+#define DE_CFG_LFENCE BIT(1) /* LFENCE serialises */
 #define VM_CR_SVM_OFF (BIT(3) | BIT(4))
-#define MISC_ENABLE_KNOWN (BIT(0) | BIT(3) | BIT(7) | BIT(11) | BIT(12) | BIT(16) | BIT(22) | BIT(23))
-enum { MTRR_CAP = 8 /* variable */ | 1 << 8 /* fixed */ | 1 << 10 /* WC */, UCODE_REV = 0x0a101148 };
+#define MISC_ENABLE_KNOWN \
+	(BIT(0) | BIT(3) | BIT(7) | BIT(11) | BIT(12) | BIT(16) | BIT(22) | BIT(23))
+enum {
+	MTRR_CAP = 8 /* variable */ | 1 << 8 /* fixed */ | 1 << 10 /* WC */,
+	UCODE_REV = 0x0a101148
+};
 
 static bool is_canonical_msr(u64 v)
 {
@@ -55,7 +76,7 @@ static u64 phys_mask(const struct vcpu *v)
 	return BIT(o.eax & 0xff) - 1;
 }
 
-/* --- memory types ----------------------------------------------------------------------------------------------- */
+/* --- memory types ----------------------------------------------------------------------------- */
 /* Each byte one of the types in the bit mask. */
 static bool types_ok(u64 val, u32 types)
 {
@@ -103,7 +124,7 @@ static bool mtrr_ok(const struct vcpu *v, u32 msr, u64 val)
 	return mtrr_var_ok(v, msr, val);
 }
 
-/* --- the paravirtual clock ---------------------------------------------------------------------------------------- */
+/* --- the paravirtual clock -------------------------------------------------------------------- */
 /* ns = ((cycles << shift) * mul) >> 32, with a right shift for a negative one. */
 static void clock_scale(u64 tsc_hz, u32 *mul, s8 *shift)
 {
@@ -135,7 +156,8 @@ void kvmclock_update(struct vcpu *v)
 	u32 version = 0, mul;
 	s8 shift;
 
-	if (!(v->s.kvm_system_time & 1) || !v->env->tsc_khz || !mem_read(v->env->mem, gpa, &version, 4))
+	if (!(v->s.kvm_system_time & 1) || !v->env->tsc_khz ||
+	    !mem_read(v->env->mem, gpa, &version, 4))
 		return;
 	version |= 1;
 	write_guest(v, gpa, &version, 4);
@@ -160,7 +182,8 @@ static void write_wall_clock(struct vcpu *v, u64 gpa)
 	u64 ns;
 
 	clock_gettime(CLOCK_REALTIME, &t);
-	ns = (u64)t.tv_sec * NS_PER_SEC + (u64)t.tv_nsec - (v->env->loop ? loop_now_ns(v->env->loop) : 0);
+	ns = (u64)t.tv_sec * NS_PER_SEC + (u64)t.tv_nsec -
+	     (v->env->loop ? loop_now_ns(v->env->loop) : 0);
 	mem_read(v->env->mem, gpa, &version, 4);
 	st32(out, (version | 1) + 1);
 	st32(out + 4, (u32)(ns / NS_PER_SEC));
@@ -180,7 +203,7 @@ static bool write_clock(struct vcpu *v, u32 msr, u64 val)
 	return true;
 }
 
-/* --- registers that just hold a value --------------------------------------------------------------------------- */
+/* --- registers that just hold a value --------------------------------------------------------- */
 enum rule { ANY, CANONICAL, LOW32 };
 
 static u64 *plain(struct cpu_state *s, u32 msr, enum rule *rule)
@@ -238,7 +261,7 @@ bool msr_read(struct vcpu *v, u32 msr, u64 *val)
 	case MSR_KVM_TIME: *val = s->kvm_system_time; return true;
 	case MSR_KVM_WALL: *val = s->kvm_wall_clock; return true;
 	case MSR_MTRR_CAP: *val = MTRR_CAP; return true;
-	case MSR_ARCH_CAPS: *val = ARCH_CAPS; return true;
+	case MSR_ARCH_CAPS: *val = cpuid_is_native(v) ? 0 : ARCH_CAPS; return true;
 	case MSR_BIOS_SIGN: *val = cpuid_is_amd(v) ? UCODE_REV : (u64)UCODE_REV << 32; return true;
 	case MSR_FEATURE_CONTROL: *val = 1; return true; /* locked, nothing enabled */
 	case MSR_PLATFORM_ID:
@@ -292,6 +315,7 @@ bool msr_write(struct vcpu *v, u32 msr, u64 val)
 	}
 	if (cpuid_is_amd(v) && read_amd(msr, &known))
 		return true; /* chicken bits */
-	log_guest("cpu", "cpu%u writes %#llx to unknown MSR %#x", v->index, (unsigned long long)val, msr);
+	log_guest("cpu", "cpu%u writes %#llx to unknown MSR %#x", v->index, (unsigned long long)val,
+		  msr);
 	return false;
 }

@@ -200,6 +200,8 @@ void cpuid_query(const struct vcpu *v, u32 leaf, u32 subleaf, struct cpuid_out *
 bool cpuid_has(u32 leaf, u32 subleaf, unsigned reg, unsigned bit);
 /* Does the vendor shown follow AMD where AMD and Intel differ (SYSCALL, SYSENTER)? */
 bool cpuid_is_amd(const struct vcpu *v);
+/* Does the guest run on the host's own processor (KVM), whose flaws it then has? */
+bool cpuid_is_native(const struct vcpu *v);
 /* MSRs that are the same for both engines' models (not APIC, not FS/GS/TSC): false: #GP. */
 bool msr_read(struct vcpu *v, u32 msr, u64 *val);
 bool msr_write(struct vcpu *v, u32 msr, u64 val);

@@ -1,10 +1,13 @@
-/* exc.c - delivery of exceptions and interrupts in every mode, up to the double and the triple fault.
+/* exc.c - delivery of exceptions and interrupts in every mode, up to the double and the triple
+ * fault.
  *
- * Owns no state.  Nothing is committed before everything that can fault has been done: an event that
- * cannot be delivered leaves registers as they were, and the fault found on the way is delivered instead.
+ * Owns no state.  Nothing is committed before everything that can fault has been done: an event
+ * that cannot be delivered leaves registers as they were, and the fault found on the way is
+ * delivered instead.
  * Source: SDM vol 3 "Interrupt and Exception Handling", "Interrupt 8 - Double Fault Exception",
- * "Handling Exceptions and Interrupts in Virtual-8086 Mode"; INT n in vol 2; real mode: "8086 Emulation".
- * Without CPUID's VME there is no redirection bitmap: INT n in virtual-8086 mode needs IOPL 3. */
+ * "Handling Exceptions and Interrupts in Virtual-8086 Mode"; INT n in vol 2; real mode: "8086
+ * Emulation". Without CPUID's VME there is no redirection bitmap: INT n in virtual-8086 mode
+ * needs IOPL 3. */
 #include "seg.h"
 
 /* #AC upon #AC for ever would be the processor's answer to some stacks; it is a shutdown here. */
@@ -19,7 +22,7 @@ struct event {
 };
 
 struct gate {
-	u8 type;      /* SYS_* */
+	u8 type; /* SYS_* */
 	u16 sel;
 	u64 offset;
 	u8 ist;
@@ -47,7 +50,7 @@ static bool raise_gate(struct tcg_cpu *c, u8 vec, const struct event *ev)
 	return raise_err(c, vec, ev->vector * 8u + 2 + ev->ext);
 }
 
-/* --- real mode ----------------------------------------------------------------------------------- */
+/* --- real mode -------------------------------------------------------------------------------- */
 static bool deliver_real(struct tcg_cpu *c, const struct event *ev)
 {
 	struct cpu_state *s = &c->v.s;
@@ -68,7 +71,7 @@ static bool deliver_real(struct tcg_cpu *c, const struct event *ev)
 	return true;
 }
 
-/* --- gates ------------------------------------------------------------------------------------------ */
+/* --- gates ------------------------------------------------------------------------------------ */
 static bool gate_type_ok(const struct tcg_cpu *c, u8 type)
 {
 	if (type == SYS_INT32 || type == SYS_TRAP32)
@@ -101,8 +104,8 @@ static bool gate_fetch(struct tcg_cpu *c, const struct event *ev, struct gate *g
 }
 
 /* The gate's code segment, checked; *cpl is the ring it will run in. */
-static bool gate_code(struct tcg_cpu *c, const struct event *ev, const struct gate *g, struct seg_reg *cs,
-		      unsigned *cpl)
+static bool gate_code(struct tcg_cpu *c, const struct event *ev, const struct gate *g,
+		      struct seg_reg *cs, unsigned *cpl)
 {
 	struct desc d;
 
@@ -127,8 +130,8 @@ static bool gate_code(struct tcg_cpu *c, const struct event *ev, const struct ga
 }
 
 /* Everything has been pushed: load CS, SS, rSP and rIP. */
-static void enter_handler(struct tcg_cpu *c, const struct gate *g, const struct frame *k, const struct seg_reg *cs,
-			  bool new_stack)
+static void enter_handler(struct tcg_cpu *c, const struct gate *g, const struct frame *k,
+			  const struct seg_reg *cs, bool new_stack)
 {
 	bool vm = c->v.s.rflags & FL_VM;
 
@@ -144,7 +147,7 @@ static void enter_handler(struct tcg_cpu *c, const struct gate *g, const struct 
 	c->v.s.rip = g->offset;
 }
 
-/* --- long mode ---------------------------------------------------------------------------------------- */
+/* --- long mode -------------------------------------------------------------------------------- */
 static bool deliver_long(struct tcg_cpu *c, const struct event *ev)
 {
 	struct cpu_state *s = &c->v.s;
@@ -165,14 +168,15 @@ static bool deliver_long(struct tcg_cpu *c, const struct event *ev)
 	k.width = 8;
 	k.sp &= ~15ull;
 	if (!frame_push(c, &k, 8, s->seg[SEG_SS].sel) || !frame_push(c, &k, 8, s->gpr[RSP]) ||
-	    !frame_push(c, &k, 8, pushed_flags(c, ev)) || !frame_push(c, &k, 8, s->seg[SEG_CS].sel) ||
-	    !frame_push(c, &k, 8, s->rip) || (ev->has_error && !frame_push(c, &k, 8, ev->error)))
+	    !frame_push(c, &k, 8, pushed_flags(c, ev)) ||
+	    !frame_push(c, &k, 8, s->seg[SEG_CS].sel) || !frame_push(c, &k, 8, s->rip) ||
+	    (ev->has_error && !frame_push(c, &k, 8, ev->error)))
 		return false;
 	enter_handler(c, &g, &k, &cs, inner);
 	return true;
 }
 
-/* --- protected and virtual-8086 mode ---------------------------------------------------------------- */
+/* --- protected and virtual-8086 mode ---------------------------------------------------------- */
 static bool deliver_task(struct tcg_cpu *c, const struct event *ev, u16 sel)
 {
 	return task_switch(c, TASK_EVENT, sel, ev->ext, ev->has_error, ev->error) == TASK_DONE;
@@ -207,10 +211,12 @@ static bool deliver_protected(struct tcg_cpu *c, const struct event *ev)
 		return false;
 	if (s->rflags & FL_VM && !push_v86_segments(c, &k, size))
 		return false;
-	if (inner && (!frame_push(c, &k, size, s->seg[SEG_SS].sel) || !frame_push(c, &k, size, s->gpr[RSP])))
+	if (inner &&
+	    (!frame_push(c, &k, size, s->seg[SEG_SS].sel) || !frame_push(c, &k, size, s->gpr[RSP])))
 		return false;
-	if (!frame_push(c, &k, size, pushed_flags(c, ev)) || !frame_push(c, &k, size, s->seg[SEG_CS].sel) ||
-	    !frame_push(c, &k, size, s->rip) || (ev->has_error && !frame_push(c, &k, size, ev->error)))
+	if (!frame_push(c, &k, size, pushed_flags(c, ev)) ||
+	    !frame_push(c, &k, size, s->seg[SEG_CS].sel) || !frame_push(c, &k, size, s->rip) ||
+	    (ev->has_error && !frame_push(c, &k, size, ev->error)))
 		return false;
 	enter_handler(c, &g, &k, &cs, inner);
 	return true;
@@ -229,14 +235,14 @@ static bool deliver_once(struct tcg_cpu *c, const struct event *ev)
 	return deliver_protected(c, ev);
 }
 
-/* --- faults during delivery ----------------------------------------------------------------------------- */
+/* --- faults during delivery ------------------------------------------------------------------- */
 static bool is_contributory(u8 vector)
 {
 	return vector == EXC_DE || (vector >= EXC_TS && vector <= EXC_GP);
 }
 
-/* A fault came up while ev was delivered: does that make a double fault?  SDM vol 3 table "Conditions
- * for Generating a Double Fault". */
+/* A fault came up while ev was delivered: does that make a double fault?  SDM vol 3 table
+ * "Conditions for Generating a Double Fault". */
 static bool is_double(const struct event *ev, u8 second)
 {
 	if (ev->kind != EV_EXC)
@@ -248,7 +254,8 @@ static bool is_double(const struct event *ev, u8 second)
 
 static bool is_triple(const struct event *ev, u8 second)
 {
-	return ev->kind == EV_EXC && ev->vector == EXC_DF && (is_contributory(second) || second == EXC_PF);
+	return ev->kind == EV_EXC && ev->vector == EXC_DF &&
+	       (is_contributory(second) || second == EXC_PF);
 }
 
 static struct event next_event(struct tcg_cpu *c, const struct event *ev)
@@ -267,7 +274,8 @@ static struct event next_event(struct tcg_cpu *c, const struct event *ev)
 bool exc_deliver(struct tcg_cpu *c, enum event_kind kind, u8 vector, bool has_error, u32 error)
 {
 	struct cpu_state *s = &c->v.s;
-	struct event ev = { kind, vector, has_error, error, kind != EV_SOFT_INT && kind != EV_SOFT_EXC };
+	struct event ev = { kind, vector, has_error, error,
+			    kind != EV_SOFT_INT && kind != EV_SOFT_EXC };
 	u64 begin = s->rip - c->soft_len;
 
 	c->soft_len = 0;
@@ -278,7 +286,9 @@ bool exc_deliver(struct tcg_cpu *c, enum event_kind kind, u8 vector, bool has_er
 			return false;
 		}
 		if (ev.kind == EV_SOFT_INT || ev.kind == EV_SOFT_EXC || ev.kind == EV_ICEBP)
-			s->rip = c->mode == MODE_64 ? begin : c->mode == MODE_32 ? (u32)begin : (u16)begin;
+			s->rip = c->mode == MODE_64   ? begin
+				 : c->mode == MODE_32 ? (u32)begin
+						      : (u16)begin;
 		ev = next_event(c, &ev);
 	}
 	s->int_shadow = 0;
@@ -290,7 +300,8 @@ bool exc_deliver(struct tcg_cpu *c, enum event_kind kind, u8 vector, bool has_er
 bool exc_dispatch(struct tcg_cpu *c)
 {
 	struct exc x = c->exc;
-	enum event_kind kind = x.trap && (x.vector == EXC_BP || x.vector == EXC_OF) ? EV_SOFT_EXC : EV_EXC;
+	enum event_kind kind = x.trap && (x.vector == EXC_BP || x.vector == EXC_OF) ? EV_SOFT_EXC
+										    : EV_EXC;
 
 	c->exc.vector = EXC_NONE;
 	if (x.vector == EXC_PF)

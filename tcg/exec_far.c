@@ -1,20 +1,24 @@
-/* exec_far.c - transfers that change the code segment: far JMP, CALL, RET, IRET, SYSCALL and SYSENTER
- * with their returns.
+/* exec_far.c - transfers that change the code segment: far JMP, CALL, RET, IRET, SYSCALL and
+ * SYSENTER with their returns.
  *
- * Owns no state.  Each handler reads and checks everything first and commits at its end, so that a fault
- * finds the registers as they were.
- * Source: SDM vol 2 instruction pages; vol 3 "Privilege Level Checking When Transferring Program Control".
- * Where Intel and AMD differ the guest gets what its CPUID vendor does: SYSCALL outside 64-bit mode is
- * AMD's, SYSENTER in long mode Intel's.  SYSRET loads all of SS (Intel) and checks RIP (Intel) for
- * both: the other way is known to be a trap for kernels and nothing can depend on it. */
+ * Owns no state.  Each handler reads and checks everything first and commits at its end, so that
+ * a fault finds the registers as they were.
+ * Source: SDM vol 2 instruction pages; vol 3 "Privilege Level Checking When Transferring Program
+ * Control". Where Intel and AMD differ the guest gets what its CPUID vendor does: SYSCALL
+ * outside 64-bit mode is AMD's, SYSENTER in long mode Intel's.  SYSRET loads all of SS (Intel)
+ * and checks RIP (Intel) for both: the other way is known to be a trap for kernels and nothing
+ * can depend on it. */
 #include "exec.h"
 #include "seg.h"
 
 enum { /* attributes that SYSCALL and the like load without looking at a descriptor */
-	CODE64 = 0xa09b, CODE32 = 0xc09b, DATA32 = 0xc093, RING3 = 3 << ATTR_DPL_SHIFT,
+       CODE64 = 0xa09b,
+       CODE32 = 0xc09b,
+       DATA32 = 0xc093,
+       RING3 = 3 << ATTR_DPL_SHIFT,
 };
 
-/* --- small parts -------------------------------------------------------------------------------------- */
+/* --- small parts ------------------------------------------------------------------------------ */
 static HANDLER far_go(struct tcg_cpu *c, u64 rip)
 {
 	c->v.s.rip = rip;
@@ -74,12 +78,12 @@ static bool gate_visible(struct tcg_cpu *c, u16 sel, const struct desc *d)
 	return d->attr & ATTR_P || raise_sel(c, EXC_NP, sel, 0);
 }
 
-/* --- call gates ------------------------------------------------------------------------------------------ */
+/* --- call gates ------------------------------------------------------------------------------- */
 struct call_gate {
 	struct seg_reg cs;
 	u64 off;
-	unsigned cpl;    /* ring of the target */
-	unsigned size;   /* of what is pushed: 2, 4, 8 */
+	unsigned cpl; /* ring of the target */
+	unsigned size; /* of what is pushed: 2, 4, 8 */
 	unsigned params;
 };
 
@@ -106,7 +110,8 @@ static bool gate_target(struct tcg_cpu *c, u16 sel, bool jump, struct call_gate 
 	return code_offset_ok(c, &g->cs, g->off, 0);
 }
 
-static bool gate_read(struct tcg_cpu *c, u16 sel, const struct desc *d, bool jump, struct call_gate *g)
+static bool gate_read(struct tcg_cpu *c, u16 sel, const struct desc *d, bool jump,
+		      struct call_gate *g)
 {
 	u64 high = 0;
 
@@ -146,8 +151,8 @@ static bool gate_new_stack(struct tcg_cpu *c, const struct call_gate *g, struct 
 
 	if (c->long_mode ? !frame_inner64(c, g->cpl, g->cpl, 0, k) : !frame_inner(c, g->cpl, 0, k))
 		return false;
-	return frame_push(c, k, g->size, s->seg[SEG_SS].sel) && frame_push(c, k, g->size, s->gpr[RSP]) &&
-	       (c->long_mode || copy_params(c, g, k));
+	return frame_push(c, k, g->size, s->seg[SEG_SS].sel) &&
+	       frame_push(c, k, g->size, s->gpr[RSP]) && (c->long_mode || copy_params(c, g, k));
 }
 
 static HANDLER call_gate(struct tcg_cpu *c, const struct insn *in, const struct call_gate *g)
@@ -158,7 +163,8 @@ static HANDLER call_gate(struct tcg_cpu *c, const struct insn *in, const struct 
 
 	if (c->long_mode)
 		k.width = 8;
-	if ((inner && !gate_new_stack(c, g, &k)) || !frame_push(c, &k, g->size, s->seg[SEG_CS].sel) ||
+	if ((inner && !gate_new_stack(c, g, &k)) ||
+	    !frame_push(c, &k, g->size, s->seg[SEG_CS].sel) ||
 	    !frame_push(c, &k, g->size, insn_next_rip(c, in)))
 		return insn_fault(c, in);
 	if (inner)
@@ -168,7 +174,7 @@ static HANDLER call_gate(struct tcg_cpu *c, const struct insn *in, const struct 
 	return far_go(c, g->off);
 }
 
-/* --- far JMP ------------------------------------------------------------------------------------------------ */
+/* --- far JMP ---------------------------------------------------------------------------------- */
 static HANDLER jump_system(struct tcg_cpu *c, const struct insn *in, u16 sel, const struct desc *d)
 {
 	struct call_gate g;
@@ -180,7 +186,8 @@ static HANDLER jump_system(struct tcg_cpu *c, const struct insn *in, u16 sel, co
 		seg_put(c, SEG_CS, g.cs);
 		return far_go(c, g.off);
 	}
-	if (c->long_mode || (type != SYS_TASK && (type & ~8u) != SYS_TSS16 && (type & ~8u) != SYS_TSS16_BUSY)) {
+	if (c->long_mode ||
+	    (type != SYS_TASK && (type & ~8u) != SYS_TSS16 && (type & ~8u) != SYS_TSS16_BUSY)) {
 		raise_sel(c, EXC_GP, sel, 0);
 		return insn_fault(c, in);
 	}
@@ -220,7 +227,7 @@ const struct insn *exec_JMP_FAR(struct tcg_cpu *c, const struct insn *in)
 	return far_go(c, off);
 }
 
-/* --- far CALL ----------------------------------------------------------------------------------------------- */
+/* --- far CALL --------------------------------------------------------------------------------- */
 static HANDLER call_system(struct tcg_cpu *c, const struct insn *in, u16 sel, const struct desc *d)
 {
 	struct call_gate g;
@@ -228,7 +235,8 @@ static HANDLER call_system(struct tcg_cpu *c, const struct insn *in, u16 sel, co
 
 	if (type == SYS_CALL32 || (type == SYS_CALL16 && !c->long_mode))
 		return gate_read(c, sel, d, false, &g) ? call_gate(c, in, &g) : insn_fault(c, in);
-	if (c->long_mode || (type != SYS_TASK && (type & ~8u) != SYS_TSS16 && (type & ~8u) != SYS_TSS16_BUSY)) {
+	if (c->long_mode ||
+	    (type != SYS_TASK && (type & ~8u) != SYS_TSS16 && (type & ~8u) != SYS_TSS16_BUSY)) {
 		raise_sel(c, EXC_GP, sel, 0);
 		return insn_fault(c, in);
 	}
@@ -279,7 +287,7 @@ const struct insn *exec_CALL_FAR(struct tcg_cpu *c, const struct insn *in)
 	return far_go(c, off);
 }
 
-/* --- far RET and IRET: the way out ------------------------------------------------------------------------- */
+/* --- far RET and IRET: the way out ------------------------------------------------------------ */
 /* Check the code segment to return to; its RPL is the ring. */
 static bool return_code(struct tcg_cpu *c, u16 sel, u64 off, struct seg_reg *cs)
 {
@@ -318,7 +326,8 @@ static bool return_stack(struct tcg_cpu *c, u16 sel, const struct seg_reg *cs, s
 }
 
 /* Load CS and SS of an outer (or, for IRETQ, any) ring and its stack pointer. */
-static void return_outer(struct tcg_cpu *c, const struct seg_reg *cs, const struct seg_reg *ss, u64 sp)
+static void return_outer(struct tcg_cpu *c, const struct seg_reg *cs, const struct seg_reg *ss,
+			 u64 sp)
 {
 	struct frame k = { .sp = sp };
 	u8 from = c->cpl;
@@ -367,7 +376,8 @@ const struct insn *exec_RET_FAR(struct tcg_cpu *c, const struct insn *in)
 	    !return_stack(c, (u16)ss_sel, &cs, &ss))
 		return insn_fault(c, in);
 	return_outer(c, &cs, &ss, sp);
-	reg_set(c, RSP, c->stack_size, c->v.s.gpr[RSP] + extra); /* the parameters are on both stacks */
+	reg_set(c, RSP, c->stack_size,
+		c->v.s.gpr[RSP] + extra); /* the parameters are on both stacks */
 	return far_go(c, rip);
 }
 
@@ -408,7 +418,8 @@ static HANDLER iret_real(struct tcg_cpu *c, const struct insn *in)
 }
 
 /* Ring 0 returns to virtual-8086 mode: six more words on the stack. */
-static HANDLER iret_to_v86(struct tcg_cpu *c, const struct insn *in, struct frame *k, u64 rip, u64 cs, u64 fl)
+static HANDLER iret_to_v86(struct tcg_cpu *c, const struct insn *in, struct frame *k, u64 rip,
+			   u64 cs, u64 fl)
 {
 	static const enum sreg order[] = { SEG_SS, SEG_ES, SEG_DS, SEG_FS, SEG_GS };
 	u64 sp, sel[ARRAY_LEN(order)];
@@ -453,7 +464,8 @@ const struct insn *exec_IRET(struct tcg_cpu *c, const struct insn *in)
 			return insn_raise_err(c, in, EXC_GP, 0);
 		return iret_task(c, in);
 	}
-	if (!frame_pop(c, &k, size, &rip) || !frame_pop(c, &k, size, &sel) || !frame_pop(c, &k, size, &fl))
+	if (!frame_pop(c, &k, size, &rip) || !frame_pop(c, &k, size, &sel) ||
+	    !frame_pop(c, &k, size, &fl))
 		return insn_fault(c, in);
 	if (fl & FL_VM && size == 4 && c->cpl == 0 && !c->long_mode)
 		return iret_to_v86(c, in, &k, rip, sel, fl);
@@ -475,7 +487,7 @@ const struct insn *exec_IRET(struct tcg_cpu *c, const struct insn *in)
 	return far_go(c, rip);
 }
 
-/* --- fast system calls -------------------------------------------------------------------------------------- */
+/* --- fast system calls ------------------------------------------------------------------------ */
 static struct seg_reg flat_seg(u64 sel, u32 attr)
 {
 	return (struct seg_reg){ .sel = (u16)sel, .attr = attr, .limit = 0xffffffff };
@@ -517,7 +529,8 @@ const struct insn *exec_SYSRET(struct tcg_cpu *c, const struct insn *in)
 	u64 base = s->star >> 48, rip = s->gpr[RCX];
 	bool to64 = in->size == 8;
 
-	if (!(s->efer & EFER_SCE) || !(s->cr0 & CR0_PE) || (c->mode != MODE_64 && !cpuid_is_amd(&c->v)))
+	if (!(s->efer & EFER_SCE) || !(s->cr0 & CR0_PE) ||
+	    (c->mode != MODE_64 && !cpuid_is_amd(&c->v)))
 		return insn_raise(c, in, EXC_UD);
 	if (c->cpl || (to64 && !is_canonical(rip)))
 		return insn_raise_err(c, in, EXC_GP, 0);
@@ -525,8 +538,8 @@ const struct insn *exec_SYSRET(struct tcg_cpu *c, const struct insn *in)
 		flags_set(c, s->gpr[R11] & 0x3c7fd7);
 	else
 		s->rflags |= FL_IF;
-	enter_flat(c, (to64 ? base + 16 : base) | 3, (to64 ? CODE64 : CODE32) | RING3, (base + 8) | 3,
-		   DATA32 | RING3);
+	enter_flat(c, (to64 ? base + 16 : base) | 3, (to64 ? CODE64 : CODE32) | RING3,
+		   (base + 8) | 3, DATA32 | RING3);
 	return far_go(c, to64 ? rip : (u32)rip);
 }
 
@@ -553,7 +566,8 @@ const struct insn *exec_SYSEXIT(struct tcg_cpu *c, const struct insn *in)
 
 	if (c->long_mode && cpuid_is_amd(&c->v))
 		return insn_raise(c, in, EXC_UD);
-	if (!(s->cr0 & CR0_PE) || c->cpl || !cs || (to64 && (!is_canonical(rip) || !is_canonical(rsp))))
+	if (!(s->cr0 & CR0_PE) || c->cpl || !cs ||
+	    (to64 && (!is_canonical(rip) || !is_canonical(rsp))))
 		return insn_raise_err(c, in, EXC_GP, 0);
 	cs += to64 ? 32 : 16;
 	enter_flat(c, cs | 3, (to64 ? CODE64 : CODE32) | RING3, (cs + 8) | 3, DATA32 | RING3);

@@ -1,18 +1,26 @@
-/* exec_msr.c - CPUID, time stamps, RDMSR and WRMSR with the registers whose writes reach into this engine.
+/* exec_msr.c - CPUID, time stamps, RDMSR and WRMSR with the registers whose writes reach into
+ * this engine.
  *
- * Owns no state; the registers that only hold a value are msr.c's, the local APIC's are lapic.c's.
+ * Owns no state; the registers that only hold a value are msr.c's, the local APIC's are
+ * lapic.c's.
  * Source: SDM vol 2 instruction pages, vol 4 for the registers. */
 #include "exec.h"
 #include "seg.h"
 
 #define EFER_AUTOIBRS BIT(21)
-enum { MSR_TSC = 0x10, MSR_APIC_BASE = 0x1b, MSR_TSC_ADJUST = 0x3b, MSR_TSC_DEADLINE = 0x6e0,
-       MSR_X2APIC = 0x800, MSR_X2APIC_END = 0x8ff };
+enum {
+	MSR_TSC = 0x10,
+	MSR_APIC_BASE = 0x1b,
+	MSR_TSC_ADJUST = 0x3b,
+	MSR_TSC_DEADLINE = 0x6e0,
+	MSR_X2APIC = 0x800,
+	MSR_X2APIC_END = 0x8ff
+};
 #define MSR_EFER 0xc0000080
 #define MSR_FS_BASE 0xc0000100
 #define MSR_GS_BASE 0xc0000101
 
-/* --- CPUID, time, MSRs --------------------------------------------------------------------------------------------- */
+/* --- CPUID, time, MSRs ------------------------------------------------------------------------ */
 const struct insn *exec_CPUID(struct tcg_cpu *c, const struct insn *in)
 {
 	struct cpu_state *s = &c->v.s;
@@ -88,7 +96,8 @@ static bool efer_write(struct tcg_cpu *c, u64 val)
 
 static bool is_lapic_msr(u32 msr)
 {
-	return msr == MSR_APIC_BASE || msr == MSR_TSC_DEADLINE || (msr >= MSR_X2APIC && msr <= MSR_X2APIC_END);
+	return msr == MSR_APIC_BASE || msr == MSR_TSC_DEADLINE ||
+	       (msr >= MSR_X2APIC && msr <= MSR_X2APIC_END);
 }
 
 static bool rdmsr(struct tcg_cpu *c, u32 msr, u64 *val)

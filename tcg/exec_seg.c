@@ -1,11 +1,11 @@
 /* exec_seg.c - instructions that load, store or ask about segment registers and selectors.
  *
- * Owns no state; the checks of a load are seg.c's.  Source: SDM vol 2: MOV, POP, LDS, LAR, LSL, VERR, ARPL,
- * SWAPGS, WRFSBASE. */
+ * Owns no state; the checks of a load are seg.c's.  Source: SDM vol 2: MOV, POP, LDS, LAR, LSL,
+ * VERR, ARPL, SWAPGS, WRFSBASE. */
 #include "exec.h"
 #include "seg.h"
 
-/* --- questions about selectors --------------------------------------------------------------------------------- */
+/* --- questions about selectors ---------------------------------------------------------------- */
 static HANDLER answer_zf(struct tcg_cpu *c, const struct insn *in, bool zf)
 {
 	c->cc = (u16)((c->cc & ~(FL_ZF << 8)) | (zf ? FL_ZF << 8 : 0));
@@ -54,8 +54,8 @@ const struct insn *exec_VERW(struct tcg_cpu *c, const struct insn *in)
 static bool tells(const struct tcg_cpu *c, u32 attr, bool limit)
 {
 	u32 types = c->long_mode ? BIT(SYS_LDT) | BIT(SYS_TSS32) | BIT(SYS_TSS32_BUSY)
-				 : BIT(SYS_TSS16) | BIT(SYS_LDT) | BIT(SYS_TSS16_BUSY) | BIT(SYS_TSS32) |
-				   BIT(SYS_TSS32_BUSY);
+				 : BIT(SYS_TSS16) | BIT(SYS_LDT) | BIT(SYS_TSS16_BUSY) |
+					   BIT(SYS_TSS32) | BIT(SYS_TSS32_BUSY);
 
 	if (!limit)
 		types |= BIT(SYS_CALL32) | (c->long_mode ? 0 : BIT(SYS_CALL16) | BIT(SYS_TASK));
@@ -100,7 +100,7 @@ const struct insn *exec_ARPL(struct tcg_cpu *c, const struct insn *in)
 	return answer_zf(c, in, true);
 }
 
-/* --- segment registers -------------------------------------------------------------------------------------------- */
+/* --- segment registers ------------------------------------------------------------------------ */
 static HANDLER loaded(struct tcg_cpu *c, const struct insn *in, enum sreg seg)
 {
 	if (seg == SEG_SS)
@@ -139,9 +139,10 @@ const struct insn *exec_POP_SREG(struct tcg_cpu *c, const struct insn *in)
 	unsigned width = c->stack_size;
 	u64 sel;
 
-	if (!stack_peek(c, 0, 2, &sel) || !seg_load(c, seg, (u16)sel))
+	if (!stack_peek(c, 0, in->size, &sel) || !seg_load(c, seg, (u16)sel))
 		return insn_fault(c, in);
-	reg_set(c, RSP, width, c->v.s.gpr[RSP] + in->size); /* a new SS counts from the next access */
+	reg_set(c, RSP, width,
+		c->v.s.gpr[RSP] + in->size); /* a new SS counts from the next access */
 	return loaded(c, in, seg);
 }
 

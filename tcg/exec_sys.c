@@ -1,9 +1,9 @@
-/* exec_sys.c - instructions of the system programmer: control and debug registers, descriptor tables, the
- * TLB, ports, flags that guard privilege.
+/* exec_sys.c - instructions of the system programmer: control and debug registers, descriptor
+ * tables, the TLB, ports, flags that guard privilege.
  *
- * Owns no state.  CPL 0 and protected mode are checked by the driver for rows that say PRIV or PROT;
- * all else is checked here.  Source: SDM vol 2 instruction pages; vol 3 "Control Registers",
- * "Initializing IA-32e Mode", "Debug Registers". */
+ * Owns no state.  CPL 0 and protected mode are checked by the driver for rows that say PRIV or
+ * PROT; all else is checked here.  Source: SDM vol 2 instruction pages; vol 3 "Control
+ * Registers", "Initializing IA-32e Mode", "Debug Registers". */
 #include "exec.h"
 #include "seg.h"
 
@@ -15,7 +15,7 @@ static HANDLER gp0(struct tcg_cpu *c, const struct insn *in)
 	return insn_raise_err(c, in, EXC_GP, 0);
 }
 
-/* --- control registers ----------------------------------------------------------------------------------- */
+/* --- control registers ------------------------------------------------------------------------ */
 /* Long mode begins and ends with CR0.PG, SDM vol 3 "Initializing IA-32e Mode". */
 static bool cr0_efer(struct tcg_cpu *c, u64 val, u64 *efer)
 {
@@ -65,10 +65,11 @@ static u64 cr4_valid(void)
 		u32 cr4;
 	} rows[] = {
 		{ 1, 3, 1, CR4_VME | CR4_PVI }, { 7, 1, 0, CR4_FSGSBASE }, { 1, 2, 17, CR4_PCIDE },
-		{ 1, 2, 26, CR4_OSXSAVE }, { 7, 1, 7, CR4_SMEP }, { 7, 1, 20, CR4_SMAP }, { 7, 2, 2, CR4_UMIP },
+		{ 1, 2, 26, CR4_OSXSAVE },	{ 7, 1, 7, CR4_SMEP },	   { 7, 1, 20, CR4_SMAP },
+		{ 7, 2, 2, CR4_UMIP },
 	};
-	u64 valid = CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE | CR4_OSFXSR |
-		    CR4_OSXMMEXCPT;
+	u64 valid = CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE |
+		    CR4_OSFXSR | CR4_OSXMMEXCPT;
 
 	for (unsigned i = 0; i < ARRAY_LEN(rows); i++)
 		if (cpuid_has(rows[i].leaf, 0, rows[i].reg, rows[i].bit))
@@ -112,7 +113,10 @@ const struct insn *exec_MOV_TO_CR(struct tcg_cpu *c, const struct insn *in)
 
 	switch (in->opd[0].reg) {
 	case 0: ok = cr0_write(c, val); break;
-	case 2: c->v.s.cr2 = val; ok = true; break;
+	case 2:
+		c->v.s.cr2 = val;
+		ok = true;
+		break;
 	case 3: ok = mmu_set_cr3(c, val); break;
 	case 4: ok = cr4_write(c, val); break;
 	case 8: ok = cr8_write(c, val); break;
@@ -207,7 +211,7 @@ const struct insn *exec_XSETBV(struct tcg_cpu *c, const struct insn *in)
 	return insn_end(c, in);
 }
 
-/* --- debug registers ---------------------------------------------------------------------------------------- */
+/* --- debug registers -------------------------------------------------------------------------- */
 enum { DR7_GD = 1 << 13, DR6_BD = 1 << 13 };
 
 /* The register meant, or -1 with c->exc: DR4 and DR5 are DR6 and DR7 unless CR4.DE. */
@@ -251,7 +255,7 @@ const struct insn *exec_MOV_TO_DR(struct tcg_cpu *c, const struct insn *in)
 	return insn_end(c, in);
 }
 
-/* --- descriptor tables --------------------------------------------------------------------------------------- */
+/* --- descriptor tables ------------------------------------------------------------------------ */
 static HANDLER store_table(struct tcg_cpu *c, const struct insn *in, const struct table_reg *t)
 {
 	unsigned n = in->mode == MODE_64 ? 10 : 6;
@@ -370,7 +374,7 @@ const struct insn *exec_LTR(struct tcg_cpu *c, const struct insn *in)
 	return in + 1;
 }
 
-/* --- TLB and caches ---------------------------------------------------------------------------------------------- */
+/* --- TLB and caches --------------------------------------------------------------------------- */
 const struct insn *exec_INVLPG(struct tcg_cpu *c, const struct insn *in)
 {
 	u64 base = in->mode == MODE_64 && in->seg < SEG_FS ? 0 : c->v.s.seg[in->seg].base;
@@ -414,9 +418,9 @@ const struct insn *exec_MWAIT(struct tcg_cpu *c, const struct insn *in)
 	return insn_raise(c, in, EXC_UD);
 }
 
-/* --- ports ------------------------------------------------------------------------------------------------------------ */
-/* SDM vol 1 "I/O Permission Bit Map": all bits of the ports must be clear; the map's last byte has a
- * neighbour that is read along. */
+/* --- ports ------------------------------------------------------------------------------------ */
+/* SDM vol 1 "I/O Permission Bit Map": all bits of the ports must be clear; the map's last byte
+ * has a neighbour that is read along. */
 static bool io_bitmap_allows(struct tcg_cpu *c, u16 port, unsigned size)
 {
 	const struct seg_reg *tr = &c->v.s.tr;
@@ -469,7 +473,7 @@ const struct insn *exec_OUT(struct tcg_cpu *c, const struct insn *in)
 	return insn_end(c, in);
 }
 
-/* --- flags ----------------------------------------------------------------------------------------------------------- */
+/* --- flags ------------------------------------------------------------------------------------ */
 /* Neither VME nor PVI is offered: below IOPL, CLI and STI fault. */
 static bool if_allowed(struct tcg_cpu *c)
 {
@@ -506,7 +510,8 @@ const struct insn *exec_STD(struct tcg_cpu *c, const struct insn *in)
 	return in + 1;
 }
 
-/* CPUID does not show SMAP, but a guest that KVM runs may use it and have us execute these for it. */
+/* CPUID does not show SMAP, but a guest that KVM runs may use it and have us execute these for
+ * it. */
 static bool smap_ok(struct tcg_cpu *c)
 {
 	return (!c->cpl && (c->v.s.cr4 & CR4_SMAP || cpuid_has(7, 0, 1, 20))) || raise(c, EXC_UD);

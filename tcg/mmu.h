@@ -110,8 +110,8 @@ static inline bool lin_store_sys(struct tcg_cpu *c, gva_t lin, unsigned size, u6
  * through lin_load and lin_store (page crossing, MMIO, ROM, code page); false: c->exc. */
 bool lin_host(struct tcg_cpu *c, gva_t lin, unsigned size, enum access acc, void **host);
 
-/* The same for writing, but memory with decoded code near it has an address too: *code is then where that
- * is, and whoever has written there calls lin_wrote(); else it is NO_CODE. */
+/* The same for writing, but memory with decoded code near it has an address too: *code is then
+ * where that is, and whoever has written there calls lin_wrote(); else it is NO_CODE. */
 #define NO_CODE (~(gpa_t)0)
 bool lin_host_code(struct tcg_cpu *c, gva_t lin, unsigned size, void **host, gpa_t *code);
 static inline void lin_wrote(struct tcg_cpu *c, gpa_t code, unsigned size)

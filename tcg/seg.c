@@ -2,8 +2,8 @@
  *
  * Owns c->cpl, mode, long_mode, stack_size, flat and fp_ok_*; runs on the vCPU's thread.
  * Source: SDM vol 3 "Protected-Mode Memory Management", "Protection"; MOV, LDS, POP in vol 2.
- * Choices where processors differ: loading a null selector clears the base of FS and GS (Intel; AMD with
- * NullSelectorClearsBase, which cpuid.c shows). */
+ * Choices where processors differ: loading a null selector clears the base of FS and GS (Intel;
+ * AMD with NullSelectorClearsBase, which cpuid.c shows). */
 #include "seg.h"
 
 struct seg_reg desc_to_seg(u16 sel, const struct desc *d)
@@ -13,7 +13,9 @@ struct seg_reg desc_to_seg(u16 sel, const struct desc *d)
 	if (d->attr & ATTR_G)
 		limit = limit << 12 | 0xfff;
 	return (struct seg_reg){
-		.sel = sel, .attr = d->attr, .limit = limit,
+		.sel = sel,
+		.attr = d->attr,
+		.limit = limit,
 		.base = (d->d >> 16 & 0xffffff) | (d->d >> 32 & 0xff000000),
 	};
 }
@@ -50,7 +52,8 @@ bool desc_fetch(struct tcg_cpu *c, u8 vec, u16 sel, unsigned ext, struct desc *o
 	return got > 0 || (got == 0 && raise_sel(c, vec, sel, ext));
 }
 
-bool desc_fetch_high(struct tcg_cpu *c, u8 vec, u16 sel, unsigned ext, const struct desc *low, u64 *high)
+bool desc_fetch_high(struct tcg_cpu *c, u8 vec, u16 sel, unsigned ext, const struct desc *low,
+		     u64 *high)
 {
 	u64 limit = sel & 4 ? c->v.s.ldt.limit : c->v.s.gdt.limit;
 
@@ -68,7 +71,7 @@ bool desc_touch(struct tcg_cpu *c, struct desc *d)
 	return lin_store_sys(c, d->at + 5, 1, d->d >> 40 & 0xff);
 }
 
-/* --- derived state -------------------------------------------------------------------------------- */
+/* --- derived state ---------------------------------------------------------------------------- */
 /* No check can fail on a data access of up to 4 GiB through r. */
 static bool seg_is_flat(const struct tcg_cpu *c, const struct seg_reg *r)
 {
@@ -106,7 +109,8 @@ static void refresh_fp(struct tcg_cpu *c)
 
 	c->fp_ok_x87 = on;
 	c->fp_ok_sse = on && s->cr4 & CR4_OSFXSR;
-	c->fp_ok_avx = !(s->cr0 & CR0_TS) && s->cr4 & CR4_OSXSAVE && (s->xcr0 & 6) == 6 && !seg_is_real(c);
+	c->fp_ok_avx = !(s->cr0 & CR0_TS) && s->cr4 & CR4_OSXSAVE && (s->xcr0 & 6) == 6 &&
+		       !seg_is_real(c);
 }
 
 void seg_refresh(struct tcg_cpu *c)
@@ -150,7 +154,7 @@ void seg_put_cs_real(struct tcg_cpu *c, u16 sel)
 	seg_put(c, SEG_CS, r);
 }
 
-/* --- loading data and stack segments --------------------------------------------------------------- */
+/* --- loading data and stack segments ---------------------------------------------------------- */
 static bool load_real(struct tcg_cpu *c, enum sreg seg, u16 sel)
 {
 	struct seg_reg r = c->v.s.seg[seg];
@@ -181,7 +185,8 @@ static bool load_null(struct tcg_cpu *c, enum sreg seg, u16 sel)
 	return true;
 }
 
-bool seg_check_stack(struct tcg_cpu *c, u8 vec, u16 sel, unsigned cpl, unsigned ext, struct seg_reg *out)
+bool seg_check_stack(struct tcg_cpu *c, u8 vec, u16 sel, unsigned cpl, unsigned ext,
+		     struct seg_reg *out)
 {
 	struct desc d;
 
@@ -244,7 +249,7 @@ void seg_drop_inner(struct tcg_cpu *c)
 	}
 }
 
-/* --- addresses ------------------------------------------------------------------------------------- */
+/* --- addresses -------------------------------------------------------------------------------- */
 static bool limit_ok(const struct seg_reg *r, u64 off, unsigned size)
 {
 	u64 last = off + size - 1;
@@ -266,7 +271,8 @@ static bool type_ok(const struct tcg_cpu *c, const struct seg_reg *r, enum acces
 	return !(r->attr & TYPE_CODE) || r->attr & TYPE_R;
 }
 
-bool seg_lin_slow(struct tcg_cpu *c, enum sreg seg, u64 off, unsigned size, enum access acc, gva_t *lin)
+bool seg_lin_slow(struct tcg_cpu *c, enum sreg seg, u64 off, unsigned size, enum access acc,
+		  gva_t *lin)
 {
 	const struct seg_reg *r = &c->v.s.seg[seg];
 
@@ -278,17 +284,21 @@ bool seg_lin_slow(struct tcg_cpu *c, enum sreg seg, u64 off, unsigned size, enum
 
 bool code_offset_ok(struct tcg_cpu *c, const struct seg_reg *cs, u64 offset, unsigned ext)
 {
-	bool ok = c->v.s.efer & EFER_LMA && cs->attr & ATTR_L ? is_canonical(offset) : offset <= cs->limit;
+	bool ok = c->v.s.efer & EFER_LMA && cs->attr & ATTR_L ? is_canonical(offset)
+							      : offset <= cs->limit;
 
 	return ok || raise_err(c, EXC_GP, ext);
 }
 
-/* --- stacks under construction ----------------------------------------------------------------------- */
+/* --- stacks under construction ---------------------------------------------------------------- */
 struct frame frame_now(const struct tcg_cpu *c, u32 error)
 {
 	return (struct frame){
-		.ss = c->v.s.seg[SEG_SS], .sp = c->v.s.gpr[RSP], .width = c->stack_size,
-		.sys = c->cpl < 3, .error = error,
+		.ss = c->v.s.seg[SEG_SS],
+		.sp = c->v.s.gpr[RSP],
+		.width = c->stack_size,
+		.sys = c->cpl < 3,
+		.error = error,
 	};
 }
 
@@ -301,7 +311,8 @@ static bool frame_lin(struct tcg_cpu *c, const struct frame *k, u64 off, unsigne
 {
 	if (k->width == 8) {
 		*lin = off;
-		return (is_canonical(off) && is_canonical(off + size - 1)) || raise_err(c, EXC_SS, k->error);
+		return (is_canonical(off) && is_canonical(off + size - 1)) ||
+		       raise_err(c, EXC_SS, k->error);
 	}
 	*lin = (u32)(k->ss.base + off);
 	return limit_ok(&k->ss, off, size) || raise_err(c, EXC_SS, k->error);

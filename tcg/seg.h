@@ -1,18 +1,19 @@
-/* seg.h - descriptors, stacks under construction, gates and task switches: what seg.c, exc.c, task.c and
- * exec_far.c share.
+/* seg.h - descriptors, stacks under construction, gates and task switches: what seg.c, exc.c,
+ * task.c and exec_far.c share.
  *
- * ext is 1 while an event that the program did not ask for is being delivered: it becomes bit 0 (EXT) of
- * the selector error codes raised on the way, SDM vol 3 "Error Code". */
+ * ext is 1 while an event that the program did not ask for is being delivered: it becomes bit 0
+ * (EXT) of the selector error codes raised on the way, SDM vol 3 "Error Code". */
 #pragma once
 
 #include "mmu.h"
 
 enum { /* descriptor types with S = 0 */
 	SYS_TSS16 = 1, SYS_LDT = 2, SYS_TSS16_BUSY = 3, SYS_CALL16 = 4, SYS_TASK = 5, SYS_INT16 = 6,
-	SYS_TRAP16 = 7, SYS_TSS32 = 9, SYS_TSS32_BUSY = 11, SYS_CALL32 = 12, SYS_INT32 = 14, SYS_TRAP32 = 15,
+	SYS_TRAP16 = 7, SYS_TSS32 = 9, SYS_TSS32_BUSY = 11, SYS_CALL32 = 12, SYS_INT32 = 14,
+	SYS_TRAP32 = 15,
 };
-enum { TYPE_A = 1, TYPE_W = 2 /* data: writable */, TYPE_R = 2 /* code: readable */, TYPE_E = 4 /* data: down */,
-       TYPE_C = 4 /* code: conforming */, TYPE_CODE = 8 };
+/* Types with S = 1.  Data: W writable, E expand-down; code: R readable, C conforming. */
+enum { TYPE_A = 1, TYPE_W = 2, TYPE_R = 2, TYPE_E = 4, TYPE_C = 4, TYPE_CODE = 8 };
 
 static inline u32 desc_attr(u64 d)
 {
@@ -62,7 +63,8 @@ int desc_probe(struct tcg_cpu *c, u16 sel, struct desc *out);
 /* The same, raising #vec(sel) when outside. */
 bool desc_fetch(struct tcg_cpu *c, u8 vec, u16 sel, unsigned ext, struct desc *out);
 /* The upper half of a 16-byte descriptor (long mode TSS, LDT, call gate). */
-bool desc_fetch_high(struct tcg_cpu *c, u8 vec, u16 sel, unsigned ext, const struct desc *low, u64 *high);
+bool desc_fetch_high(struct tcg_cpu *c, u8 vec, u16 sel, unsigned ext,
+		     const struct desc *low, u64 *high);
 /* Set the accessed bit, in memory too; false: c->exc. */
 bool desc_touch(struct tcg_cpu *c, struct desc *d);
 struct seg_reg desc_to_seg(u16 sel, const struct desc *d);
@@ -95,18 +97,20 @@ void frame_skip(struct frame *k, u64 bytes); /* move up, as RET n does */
 /* Write rSP, keeping what the width leaves alone. */
 void frame_commit_sp(struct tcg_cpu *c, const struct frame *k);
 
-/* The current TSS's stack for a more privileged ring, checked and not yet loaded.  False: #TS, #SS, #PF. */
+/* The current TSS's stack for a more privileged ring, checked and not yet loaded.  False: #TS,
+ * #SS, #PF. */
 bool frame_inner(struct tcg_cpu *c, unsigned cpl, unsigned ext, struct frame *k);
 /* Long mode: RSPn (index 0-2) or ISTn (index 4-10, i.e. n + 3) from the TSS, with SS null. */
 bool frame_inner64(struct tcg_cpu *c, unsigned cpl, unsigned index, unsigned ext, struct frame *k);
 /* Check a selector as the stack segment of cpl, raising #vec (#SS if not present). */
-bool seg_check_stack(struct tcg_cpu *c, u8 vec, u16 sel, unsigned cpl, unsigned ext, struct seg_reg *out);
+bool seg_check_stack(struct tcg_cpu *c, u8 vec, u16 sel, unsigned cpl, unsigned ext,
+		     struct seg_reg *out);
 
-/* --- task.c ------------------------------------------------------------------------------------- */
+/* --- task.c ----------------------------------------------------------------------------------- */
 enum task_how { TASK_JMP, TASK_CALL, TASK_IRET, TASK_EVENT };
 /* A fault of the new task is raised in it: s.rip is then already the new task's. */
 enum task_result { TASK_DONE, TASK_FAULT_OLD, TASK_FAULT_NEW };
-/* Switch to the task of TSS selector sel.  s.rip must be where the old task is to go on.  An event's error
- * code is pushed on the new stack if has_error. */
-enum task_result task_switch(struct tcg_cpu *c, enum task_how how, u16 sel, unsigned ext, bool has_error,
-			     u32 error);
+/* Switch to the task of TSS selector sel.  s.rip must be where the old task is to go on.  An
+ * event's error code is pushed on the new stack if has_error. */
+enum task_result task_switch(struct tcg_cpu *c, enum task_how how, u16 sel, unsigned ext,
+			     bool has_error, u32 error);

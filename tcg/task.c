@@ -1,15 +1,18 @@
-/* task.c - the hardware task switch, by JMP, CALL, IRET or through a task gate; 16- and 32-bit TSS.
+/* task.c - the hardware task switch, by JMP, CALL, IRET or through a task gate; 16- and 32-bit
+ * TSS.
  *
- * First everything is done that can fault in the old task: the new TSS is read and the old one written
- * (it only holds what the registers hold anyway).  Then the registers change hands, and whatever is wrong
- * with the new task's segments is its own fault, raised at its first instruction.
+ * First everything is done that can fault in the old task: the new TSS is read and the old one
+ * written (it only holds what the registers hold anyway).  Then the registers change hands, and
+ * whatever is wrong with the new task's segments is its own fault, raised at its first
+ * instruction.
  * Source: SDM vol 3 "Task Management", "Task Switching"; 16-bit: "16-Bit Task-State Segment". */
 #include "seg.h"
 
 struct tss_layout {
-	u8 word;       /* bytes of a register in it */
-	u8 limit;      /* smallest segment limit */
-	u8 ip, flags, gpr, seg, ldt; /* offsets; general registers and segments lie in encoding order */
+	u8 word; /* bytes of a register in it */
+	u8 limit; /* smallest segment limit */
+	u8 ip, flags, gpr, seg,
+		ldt; /* offsets; general registers and segments lie in encoding order */
 	u8 nseg;
 };
 
@@ -30,8 +33,9 @@ static const struct tss_layout *layout_of(u32 attr)
 	return attr & 8 ? &tss32 : &tss16;
 }
 
-/* --- the part that belongs to the old task -------------------------------------------------------- */
-static bool check_descriptor(struct tcg_cpu *c, enum task_how how, u16 sel, unsigned ext, struct desc *d)
+/* --- the part that belongs to the old task ---------------------------------------------------- */
+static bool check_descriptor(struct tcg_cpu *c, enum task_how how, u16 sel, unsigned ext,
+			     struct desc *d)
 {
 	u8 vec = how == TASK_IRET ? EXC_TS : EXC_GP;
 	u32 type;
@@ -45,7 +49,8 @@ static bool check_descriptor(struct tcg_cpu *c, enum task_how how, u16 sel, unsi
 		return raise_sel(c, vec, sel, ext);
 	if (!(d->attr & ATTR_P))
 		return raise_sel(c, EXC_NP, sel, ext);
-	return desc_to_seg(sel, d).limit >= layout_of(d->attr)->limit || raise_sel(c, EXC_TS, sel, ext);
+	return desc_to_seg(sel, d).limit >= layout_of(d->attr)->limit ||
+	       raise_sel(c, EXC_TS, sel, ext);
 }
 
 static bool read_task(struct tcg_cpu *c, const struct seg_reg *tr, struct task *t)
@@ -57,7 +62,8 @@ static bool read_task(struct tcg_cpu *c, const struct seg_reg *tr, struct task *
 		if (!lin_load_sys(c, base + l->gpr + i * l->word, l->word, &t->gpr[i]))
 			return false;
 		if (l->word == 2)
-			t->gpr[i] |= 0xffff0000; /* "upper halves are undefined"; processors set them */
+			t->gpr[i] |=
+				0xffff0000; /* "upper halves are undefined"; processors set them */
 	}
 	for (unsigned i = 0; i < l->nseg; i++) {
 		if (!lin_load_sys(c, base + l->seg + i * l->word, 2, &v))
@@ -72,7 +78,8 @@ static bool read_task(struct tcg_cpu *c, const struct seg_reg *tr, struct task *
 		return false;
 	if (l->word == 2)
 		return true;
-	if (!lin_load_sys(c, base + TSS32_CR3, 4, &t->cr3) || !lin_load_sys(c, base + TSS32_TRAP, 1, &v))
+	if (!lin_load_sys(c, base + TSS32_CR3, 4, &t->cr3) ||
+	    !lin_load_sys(c, base + TSS32_TRAP, 1, &v))
 		return false;
 	t->trap = v & 1;
 	return true;
@@ -102,7 +109,8 @@ static bool set_busy(struct tcg_cpu *c, const struct desc *d, bool busy)
 }
 
 /* All stores of the switch.  The old TSS's descriptor is looked up again to clear its busy bit. */
-static bool hand_over(struct tcg_cpu *c, enum task_how how, const struct desc *to, const struct seg_reg *tr)
+static bool hand_over(struct tcg_cpu *c, enum task_how how, const struct desc *to,
+		      const struct seg_reg *tr)
 {
 	const struct seg_reg *old = &c->v.s.tr;
 	u64 flags = flags_get(c) & ~(how == TASK_IRET ? (u64)FL_NT : 0);
@@ -118,7 +126,7 @@ static bool hand_over(struct tcg_cpu *c, enum task_how how, const struct desc *t
 	return how == TASK_IRET || set_busy(c, to, true);
 }
 
-/* --- the part that belongs to the new task ------------------------------------------------------------ */
+/* --- the part that belongs to the new task ---------------------------------------------------- */
 static bool load_ldt(struct tcg_cpu *c, u16 sel, unsigned ext)
 {
 	struct desc d;
@@ -186,12 +194,15 @@ static bool load_segments(struct tcg_cpu *c, const struct task *t, unsigned ext)
 	    !seg_check_stack(c, EXC_TS, t->seg[SEG_SS], t->seg[SEG_CS] & 3, ext, &ss))
 		return false;
 	seg_put(c, SEG_SS, ss);
-	return load_data(c, SEG_DS, t->seg[SEG_DS], ext) && load_data(c, SEG_ES, t->seg[SEG_ES], ext) &&
-	       load_data(c, SEG_FS, t->seg[SEG_FS], ext) && load_data(c, SEG_GS, t->seg[SEG_GS], ext);
+	return load_data(c, SEG_DS, t->seg[SEG_DS], ext) &&
+	       load_data(c, SEG_ES, t->seg[SEG_ES], ext) &&
+	       load_data(c, SEG_FS, t->seg[SEG_FS], ext) &&
+	       load_data(c, SEG_GS, t->seg[SEG_GS], ext);
 }
 
 /* Registers of the new task; its segments are still to be loaded and unusable until then. */
-static void take_registers(struct tcg_cpu *c, enum task_how how, const struct task *t, const struct seg_reg *tr)
+static void take_registers(struct tcg_cpu *c, enum task_how how, const struct task *t,
+			   const struct seg_reg *tr)
 {
 	struct cpu_state *s = &c->v.s;
 	unsigned cpl = t->flags & FL_VM ? 3 : t->seg[SEG_CS] & 3;
@@ -216,8 +227,8 @@ static bool enter_task(struct tcg_cpu *c, const struct task *t, bool has_cr3, un
 	return load_segments(c, t, ext) && code_offset_ok(c, &c->v.s.seg[SEG_CS], t->ip, 0);
 }
 
-enum task_result task_switch(struct tcg_cpu *c, enum task_how how, u16 sel, unsigned ext, bool has_error,
-			     u32 error)
+enum task_result task_switch(struct tcg_cpu *c, enum task_how how, u16 sel, unsigned ext,
+			     bool has_error, u32 error)
 {
 	struct task t = { 0 };
 	struct seg_reg tr;

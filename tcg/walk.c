@@ -1,23 +1,31 @@
 /* walk.c - the page-table walker: 32-bit, PAE and four-level paging.
  *
- * Owns nothing but the meaning of the tables.  Reads and updates them in guest RAM as a processor does:
- * entries change by compare-and-swap, and a table outside RAM reads as all ones.  Runs on the vCPU's
- * thread.
+ * Owns nothing but the meaning of the tables.  Reads and updates them in guest RAM as a
+ * processor does: entries change by compare-and-swap, and a table outside RAM reads as all ones.
+ * Runs on the vCPU's thread.
  * Source: SDM vol 3 "Paging" (32-bit, PAE, 4-level paging; access rights; page-fault exceptions;
  * accessed and dirty flags).  Departure: A bits are set only when the whole walk succeeds, which
  * the SDM permits ("whenever there is a linear-address translation"). */
 #include "walk.h"
 
-enum { PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_A = 1 << 5, PTE_D = 1 << 6, PTE_PS = 1 << 7, PTE_G = 1 << 8 };
+enum {
+	PTE_P = 1,
+	PTE_W = 2,
+	PTE_U = 4,
+	PTE_A = 1 << 5,
+	PTE_D = 1 << 6,
+	PTE_PS = 1 << 7,
+	PTE_G = 1 << 8
+};
 #define PTE_NX BIT(63)
 #define PTE_ADDR 0x000ffffffffff000ull
 
 /* One of the three table formats. */
 struct format {
-	u8 levels;       /* tables to go through */
-	u8 entry;        /* bytes of an entry */
+	u8 levels; /* tables to go through */
+	u8 entry; /* bytes of an entry */
 	u8 index_bits;
-	u64 reserved;    /* bits that must be 0 in every entry */
+	u64 reserved; /* bits that must be 0 in every entry */
 };
 
 /* The entries of one walk, top first, to be marked accessed at its end. */
@@ -59,7 +67,8 @@ static bool is_leaf(const struct tcg_cpu *c, const struct format *f, unsigned le
 }
 
 /* Reserved bits beyond those of every entry: of large pages, and PS where there are none. */
-static bool is_reserved(const struct tcg_cpu *c, const struct format *f, unsigned level, bool leaf, u64 e)
+static bool is_reserved(const struct tcg_cpu *c, const struct format *f, unsigned level, bool leaf,
+			u64 e)
 {
 	if (e & f->reserved)
 		return true;
@@ -89,7 +98,7 @@ static bool entry_swap(void *host, unsigned bytes, u64 old, u64 new)
 	u32 old32 = (u32)old;
 
 	if (bytes == 4)
-		return __atomic_compare_exchange_n((u32 *)host, &old32, (u32)new, false,
+		return __atomic_compare_exchange_n((u32 *)host, &old32, (u32) new, false,
 						   __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 	return __atomic_compare_exchange_n((u64 *)host, &old, new, false, __ATOMIC_ACQ_REL,
 					   __ATOMIC_RELAXED);
@@ -126,8 +135,8 @@ static bool access_allowed(const struct tcg_cpu *c, struct walk_for how, u64 rig
 	if (how.acc & ACC_W)
 		return write_allowed(c, how, rights);
 	if (how.acc & ACC_X)
-		return !nx && (how.user ? rights & PTE_U
-					: !(rights & PTE_U && c->v.s.cr4 & CR4_SMEP));
+		return !nx &&
+		       (how.user ? rights & PTE_U : !(rights & PTE_U && c->v.s.cr4 & CR4_SMEP));
 	if (how.user)
 		return rights & PTE_U;
 	return !(rights & PTE_U) || !(c->v.s.cr4 & CR4_SMAP) || how.ac;
@@ -218,7 +227,7 @@ bool walk_tables(struct tcg_cpu *c, gva_t lin, struct walk_for how, struct walk 
 {
 	enum outcome got;
 
-	do /* another vCPU's change of an entry is what makes us go round: it got on, if we did not */
+	do /* round again only if another vCPU changed an entry: that one got on */
 		got = walk_once(c, lin, how, w);
 	while (got == WALK_AGAIN);
 	return got == WALK_OK;

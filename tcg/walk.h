@@ -1,4 +1,5 @@
-/* walk.h - one page-table walk: rights, page size, accessed and dirty bits. */
+/* walk.h - what mmu.c, walk.c and codemap.c share: the page-table walk, physical memory, code
+ * words. */
 #pragma once
 
 #include "mmu.h"
@@ -21,8 +22,8 @@ struct walk_for {
 	bool ac;         /* EFLAGS.AC lifts SMAP for it: explicit supervisor access only */
 };
 
-/* Walk the tables that CR3 names; CR0.PG must be set.  True: *w is filled, the A bits are set and, for
- * ACC_W, D. False: w->error. */
+/* Walk the tables that CR3 names; CR0.PG must be set.  True: *w is filled, the A bits are set
+ * and, for ACC_W, D. False: w->error. */
 bool walk_tables(struct tcg_cpu *c, gva_t lin, struct walk_for how, struct walk *w);
 
 /* PAE page-directory pointers: loaded and checked with CR3, not at each walk. */
@@ -34,3 +35,15 @@ u8 *phys_ptr(const struct tcg_cpu *c, gpa_t gpa, bool *rom);
 void phys_written(struct tcg_cpu *c, gpa_t gpa, unsigned len);
 u64 *mmu_pdptes(struct tcg_cpu *c);
 u64 mmu_phys_mask(const struct tcg_cpu *c); /* valid physical address bits */
+
+/* --- codemap.c -------------------------------------------------------------------------------- */
+/* The word for gpa's page, or NULL outside memory. */
+_Atomic u64 *code_map_word(const struct code_map *cm, gpa_t gpa);
+
+/* The granules of [off, off+len), which ends in the same page. */
+static inline u64 code_map_span(u64 off, u64 len)
+{
+	u64 first = off % PAGE_SIZE / 64, last = (off % PAGE_SIZE + len - 1) / 64;
+
+	return (~0ull << first) & (~0ull >> (63 - last));
+}

