@@ -78,8 +78,8 @@ static int machine_signals(struct machine *m, struct err *e)
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGHUP);
+	sigaddset(&set, SIGCONT);
 	pthread_sigmask(SIG_BLOCK, &set, NULL); /* vCPU and disk threads inherit it */
-	signal(SIGPIPE, SIG_IGN);               /* a closed pipe is an error of write */
 	m->sigfd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (m->sigfd < 0)
 		return err_set(e, -errno, "signals: cannot open a signalfd (%s)", strerror(errno));
@@ -319,6 +319,8 @@ static void machine_signal(void *arg, u32 events)
 
 	if (read(m->sigfd, &si, sizeof si) != sizeof si)
 		return;
+	if (si.ssi_signo == SIGCONT) /* stopped and continued: the shell has reset the terminal */
+		return tty_raw();
 	log_info("machine", "signal %u; ending", si.ssi_signo);
 	machine_stop(m, SIGNAL_STATUS + (int)si.ssi_signo);
 }

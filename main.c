@@ -1,4 +1,6 @@
 /* main.c - argv to exit status.  The only caller of exit paths; everything else returns errors. */
+#include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -47,12 +49,29 @@ static int run_machine(const struct config *cfg)
 	return status;
 }
 
+/* Whoever started us may have closed 0, 1 or 2; a descriptor of ours must not land there. */
+static bool open_standard_fds(void)
+{
+	int fd;
+
+	do
+		fd = open("/dev/null", O_RDWR);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0;
+}
+
 int main(int argc, char **argv)
 {
 	struct config cfg;
 	struct err e;
 
 	trace_mark("main");
+	if (!open_standard_fds())
+		return EXIT_HOST;
+	signal(SIGPIPE, SIG_IGN); /* a closed pipe, a file at its limit: errors of write */
+	signal(SIGXFSZ, SIG_IGN);
 	if (argc == 2 && !strcmp(argv[1], "--man-options")) /* for the build: see Makefile */
 		return print_and_check(options_man);
 	if (options_parse(&cfg, argv, &e) < 0)
