@@ -634,6 +634,31 @@ TEST(lapic_state_survives_save_and_load)
 	state_free(&saved);
 }
 
+TEST(lapic_goes_to_the_kernel_layout_and_back)
+{
+	u8 page[LAPIC_PAGE_BYTES];
+	u64 base, deadline;
+
+	machine();
+	put(0, DIVIDE, 0xb);
+	put(0, TIMER, PERIODIC | 0xec);
+	put(0, INITIAL, 5000);
+	loop_advance(env.loop, 2000);
+	put(0, TPR, 0x30);
+	deliver(0, 0x40), deliver(0, 0x90);
+	service(0);
+	lapic_export(apic[0], page, &base, &deadline);
+	EQ(ld32(page + CURRENT), 3000);
+	EQ(ld32(page + ISR + 0x40), 1 << 16);
+	lapic_power_on(apic[0]);
+	lapic_import(apic[0], page, base, deadline);
+	EQ(get(0, CURRENT), 3000);
+	EQ(get(0, PPR), 0x90);
+	put(0, EOI, 0);
+	EQ(service(0), 0x40);
+	EQ(lapic_deadline_ns(apic[0]), 5000);
+}
+
 /* --- threads -------------------------------------------------------------------------------- */
 enum { DELIVERIES = 20000 };
 
