@@ -5,7 +5,6 @@
  * self-modifying code works on physical addresses, but SDM vol 3 "Self-Modifying Code" promises it only
  * for the same linear address, so bytes that may have been executed before are reused behind a
  * serialising instruction. */
-#define _GNU_SOURCE
 #include "cache.h"
 
 #include <sys/mman.h>

@@ -1,5 +1,5 @@
 /* exec_fpu.c - instructions that move FP state as a whole: FXSAVE and XSAVE family, x87 environment,
- * MXCSR, EMMS and FWAIT.
+ * MXCSR and FWAIT.
  *
  * Images are made and read by the host's own instructions in native.area, then corrected and copied:
  * FIP, FDP and FOP in them are the guest's (struct x87_ptr), never the host's, and nothing a guest
@@ -351,15 +351,6 @@ static void env_from_guest(struct tcg_cpu *c, const struct insn *in, const u8 *i
 		};
 }
 
-/* Is an unmasked exception pending?  A waiting instruction asks before anything else. */
-static bool x87_pending(void)
-{
-	u16 sw;
-
-	__asm__ volatile("fnstsw %0" : "=m"(sw));
-	return sw & 0x80;
-}
-
 HANDLER exec_FNSTENV(struct tcg_cpu *c, const struct insn *in)
 {
 	u8 host[ENV_BYTES], out[ENV_BYTES];
@@ -439,16 +430,6 @@ HANDLER exec_FWAIT(struct tcg_cpu *c, const struct insn *in)
 		return insn_raise(c, in, EXC_NM);
 	fp_enter(c);
 	return x87_pending() ? x87_error(c, in) : in + 1;
-}
-
-HANDLER exec_EMMS(struct tcg_cpu *c, const struct insn *in)
-{
-	if (!fp_ready(c, UNIT_MMX))
-		return insn_fault(c, in);
-	if (x87_pending())
-		return x87_error(c, in);
-	__asm__ volatile("emms");
-	return in + 1;
 }
 
 static enum fp_unit mxcsr_unit(const struct insn *in)

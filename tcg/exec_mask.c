@@ -64,12 +64,20 @@ static bool elements_store(struct tcg_cpu *c, const struct insn *in, const struc
 }
 
 /* --- MASKMOVQ, MASKMOVDQU: bytes to DS:rDI ----------------------------------------------------------- */
+/* Which bytes may fault is left to the processor; here, as on AMD's, all of the operand must be writable. */
 static HANDLER mask_bytes(struct tcg_cpu *c, const struct insn *in, const u8 *data, const u8 *mask,
 			  unsigned n)
 {
-	struct elements e = { .off = c->v.s.gpr[RDI], .size = 1, .n = n, .mask = mask_bits(mask, 1, n) };
+	gva_t lin;
+	void *host;
 
-	return elements_store(c, in, &e, data) ? in + 1 : insn_fault(c, in);
+	if (!seg_lin(c, in->seg, c->v.s.gpr[RDI] & addr_mask(in), n, ACC_W, &lin) ||
+	    !lin_host(c, lin, n, ACC_W, &host))
+		return insn_fault(c, in);
+	for (unsigned i = 0; i < n; i++)
+		if (mask[i] & 0x80 && !lin_write_bytes(c, lin + i, data + i, 1))
+			return insn_fault(c, in);
+	return in + 1;
 }
 
 HANDLER exec_MASKMOVQ(struct tcg_cpu *c, const struct insn *in)

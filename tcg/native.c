@@ -163,13 +163,7 @@ const struct insn *native_trap(struct tcg_cpu *c, const struct insn *in)
 /* --- making stubs ----------------------------------------------------------------------------- */
 static enum opd_form opd_form(const struct insn *in, unsigned n)
 {
-	static const u8 form[OT_NR] = {
-#define OPERAND(letters, form, size, sub) form,
-		OP_SPECS(OPERAND)
-#undef OPERAND
-	};
-
-	return form[in->op->spec[n]];
+	return opd_specs[in->op->spec[n]].form;
 }
 
 static bool map_is_x87(u8 map)
@@ -226,12 +220,21 @@ static u16 x87_ptr_flags(const struct insn *in)
 	return map == MAP_DB && op == 0xe3 ? STUB_X87_INIT : STUB_X87_PTR;
 }
 
+/* All x87 and MMX instructions but FNSTCW, FNSTSW, FNCLEX, FNINIT and their kin. */
+static bool insn_waits(const struct insn *in)
+{
+	for (unsigned i = 0; i < in->nopd; i++)
+		if (in->opd[i].kind == OPD_MMX)
+			return true;
+	return x87_ptr_flags(in) & STUB_X87_PTR || (in->op->map == MAP_D9 && in->op->opcode == 5); /* FLDCW */
+}
+
 static void stub_describe(struct stub *s, const struct insn *in)
 {
 	u32 row = in->op->flags;
 
 	s->unit = insn_unit(in);
-	s->flags = x87_ptr_flags(in);
+	s->flags = x87_ptr_flags(in) | (insn_waits(in) ? STUB_WAITS : 0);
 	for (unsigned i = 0; i < in->nopd; i++) {
 		bool out = i == 0 && row & F_W0;
 
@@ -395,6 +398,23 @@ static always_inline void x87_note(struct tcg_cpu *c, const struct insn *in, con
 	}
 }
 
+/* AMD's MXCSR.MM: legacy SSE operands need not be aligned. */
+static bool fp_misaligned_ok(const struct native *n)
+{
+	u32 mxcsr;
+
+	__asm__ volatile("stmxcsr %0" : "=m"(mxcsr));
+	return mxcsr & n->mxcsr_mask & 1 << 17;
+}
+
+/* Is the operand badly aligned?  In 64-bit mode that comes before any check of the address. */
+static bool operand_aligned(struct tcg_cpu *c, const struct insn *in, const struct stub *s, u64 ea)
+{
+	u64 base = c->mode != MODE_64 || in->seg >= SEG_FS ? c->v.s.seg[in->seg].base : 0;
+
+	return !(s->flags & STUB_ALIGN) || !((ea + base) & (s->mem_size - 1u)) || fp_misaligned_ok(c->native);
+}
+
 /* Where the stub finds its memory operand: in guest RAM, or in n->bounce, which has the same alignment
  * and, for a load, the operand's bytes.  False: c->exc. */
 static bool native_operand(struct tcg_cpu *c, const struct insn *in, const struct stub *s, u64 ea,
@@ -403,9 +423,11 @@ static bool native_operand(struct tcg_cpu *c, const struct insn *in, const struc
 	enum access acc = s->flags & STUB_STORE ? ACC_W : ACC_R;
 	unsigned size = s->mem_size;
 
+	if (c->mode == MODE_64 && !operand_aligned(c, in, s, ea))
+		return raise_err(c, EXC_GP, 0);
 	if (!seg_lin(c, in->seg, ea, size, acc, lin))
 		return false;
-	if (s->flags & STUB_ALIGN && *lin & (size - 1))
+	if (!operand_aligned(c, in, s, ea))
 		return raise_err(c, EXC_GP, 0);
 	if (!lin_host(c, *lin, size, acc, mem))
 		return false;
@@ -456,6 +478,8 @@ static HANDLER native_general(struct tcg_cpu *c, const struct insn *in)
 		return insn_fault(c, in);
 	if (s->flags & (STUB_LOAD | STUB_STORE)) {
 		ea = insn_ea(c, in);
+		if (s->flags & STUB_WAITS && x87_pending())
+			return x87_error(c, in);
 		if (!native_operand(c, in, s, ea, &lin, &mem))
 			return insn_fault(c, in);
 	}
@@ -529,7 +553,8 @@ static insn_fn native_choose(const struct stub *s)
 		[UNIT_MMX] = { native_mmx_reg, native_mmx_load, native_mmx_store },
 	};
 
-	if (s->flags & ~(STUB_LOAD | STUB_STORE | STUB_ALIGN | STUB_X87_PTR | STUB_X87_INIT))
+	if (s->flags & ~(STUB_LOAD | STUB_STORE | STUB_ALIGN | STUB_X87_PTR | STUB_X87_INIT |
+			 STUB_WAITS))
 		return native_general;
 	return fast[s->unit][s->flags & STUB_STORE ? 2 : s->flags & STUB_LOAD ? 1 : 0];
 }

@@ -33,6 +33,7 @@ enum {
 	STUB_RAX_RDX_IN = 128,         /* PCMPESTRx lengths */
 	STUB_X87_PTR = 256,            /* sets FIP, FCS, FOP, and FDP, FDS if it has a memory operand */
 	STUB_X87_INIT = 512,           /* clears them */
+	STUB_WAITS = 2048,             /* a pending x87 exception comes before any other fault of it */
 };
 
 struct stub {
@@ -70,6 +71,15 @@ struct native {
 
 /* May this unit's instructions run?  False: #UD or #NM.  Afterwards the guest's state is live. */
 bool fp_ready(struct tcg_cpu *c, enum fp_unit unit);
+
+/* Is an unmasked x87 exception pending?  The state must be live. */
+static inline bool x87_pending(void)
+{
+	u16 sw;
+
+	__asm__ volatile("fnstsw %0" : "=m"(sw));
+	return sw & 0x80;
+}
 
 /* The end of a waiting x87 or MMX instruction that finds an unmasked exception pending. */
 const struct insn *x87_error(struct tcg_cpu *c, const struct insn *in);

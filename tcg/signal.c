@@ -5,7 +5,6 @@
  * return.  Handlers touch nothing but the guard and the frame.  A fault that is not ours goes to
  * whoever handled the signal before, at last to the default action, after fatal_hook.
  * Source: Linux arch/x86/kernel/traps.c for which exception makes which signal. */
-#define _GNU_SOURCE
 #include "signal.h"
 
 #include <pthread.h>
