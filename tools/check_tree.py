@@ -125,7 +125,7 @@ def check_policy():
 
 
 def check_reason(path, line, why):
-    named = re.findall(r"([a-z0-9_/]+\.[ch]) ([a-z0-9_]+)", why)
+    named = re.findall(r"([a-z0-9_/]+\.[ch]) ([A-Za-z0-9_]+)", why)
     if not named and not why.startswith("libc:"):
         complain(path, line, f'"{why}" names neither "file.c function" nor libc:')
     for source, function in named:

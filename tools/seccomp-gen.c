@@ -6,11 +6,15 @@
  * killed too: libseccomp puts that check first. */
 #include <errno.h>
 #include <linux/filter.h>
+#include <linux/fs.h>
+#include <linux/kvm.h>
 #include <seccomp.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <termios.h>
 #include <unistd.h>
 
 enum { LOOP = 1, VCPU = 2, DISK = 4, ALL = LOOP | VCPU | DISK };

@@ -1,14 +1,16 @@
 /* replay.c - a plain main() for the fuzz targets: `NAME-replay PATH...` runs the target over every
- * file given or found in the folders given, then over a fixed number of mutations of them (and of the
- * empty input), from a fixed seed.  No sanitizer or clang is needed, so `make test` can do it. */
+ * file given or found in the folders given, then over mutations of them (and of the empty input), from
+ * a fixed seed: always the same ones, up to a number and a time.  No sanitizer or clang is needed, so
+ * `make test` can do it. */
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "../../base.h"
 
-enum { INPUT_MAX = 1 << 16, MUTATIONS = 20000, SEEDS_MAX = 512 };
+enum { INPUT_MAX = 1 << 16, MUTATIONS = 20000, SECONDS_MAX = 5, SEEDS_MAX = 512 };
 
 int LLVMFuzzerTestOneInput(const u8 *data, size_t len);
 
@@ -90,13 +92,15 @@ static size_t replay_mutate(u8 *out)
 int main(int argc, char **argv)
 {
 	static u8 buf[INPUT_MAX];
+	time_t end = time(NULL) + SECONDS_MAX;
+	int n;
 
 	seeds[nr_seeds++] = (struct input){ malloc(1), 0 };
 	for (int i = 1; i < argc; i++)
 		replay_path(argv[i]);
 	for (size_t i = 0; i < nr_seeds; i++)
 		LLVMFuzzerTestOneInput(seeds[i].data, seeds[i].len);
-	for (int i = 0; i < MUTATIONS; i++) {
+	for (n = 0; n < MUTATIONS && time(NULL) < end; n++) {
 		/* a fresh block of just that size, so that a sanitizer sees an overrun */
 		size_t len = replay_mutate(buf);
 		u8 *copy = malloc(len + 1);
@@ -105,6 +109,6 @@ int main(int argc, char **argv)
 		LLVMFuzzerTestOneInput(copy, len);
 		free(copy);
 	}
-	printf("%s: %zu stored inputs, %d mutations\n", argv[0], nr_seeds - 1, MUTATIONS);
+	printf("%s: %zu stored inputs, %d mutations\n", argv[0], nr_seeds - 1, n);
 	return 0;
 }
