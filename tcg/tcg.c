@@ -159,10 +159,10 @@ static void cpu_power_on(struct tcg_cpu *c)
 static void take_requests(struct tcg_cpu *c)
 {
 	enum { OURS = VREQ_IRQ | VREQ_NMI | VREQ_INIT | VREQ_SIPI | VREQ_FLUSH | VREQ_RESET };
-	u32 req = vcpu_pending(&c->v) & OURS;
+	u32 req;
 
 	atomic_store(&c->kicked, 0);
-	if (!(req | (vcpu_pending(&c->v) & OURS)))
+	if (!(vcpu_pending(&c->v) & OURS))
 		return;
 	req = atomic_fetch_and(&c->v.req, ~(u32)OURS) & OURS;
 	fp_leave(c);
@@ -267,6 +267,15 @@ static int why_not_run(const struct tcg_cpu *c)
 	return c->v.s.mp_state == MP_RUNNABLE ? RUN_ON : VEXIT_HALT;
 }
 
+/* Deliver the exception that guest code raised, if it did. */
+static void take_exception(struct tcg_cpu *c)
+{
+	if (c->exc.vector == EXC_NONE)
+		return;
+	c->v.s.mp_state = MP_RUNNABLE;
+	c->shutdown |= !exc_dispatch(c);
+}
+
 static enum vexit tcg_run(struct vcpu *v)
 {
 	struct tcg_cpu *c = tcg_of(v);
@@ -277,21 +286,19 @@ static enum vexit tcg_run(struct vcpu *v)
 	for (;;) {
 		take_requests(c);
 		timer_poll(c);
-		if (v->s.mp_state <= MP_HALTED && c->exc.vector == EXC_NONE)
+		if (v->s.mp_state <= MP_HALTED)
 			take_event(c);
+		take_exception(c);
 		why = why_not_run(c);
 		if (why != RUN_ON)
 			break;
 		if (c->budget < BLOCK_MAX)
 			c->budget = BUDGET;
-		if (c->exc.vector == EXC_NONE && !step_wanted(c))
-			interp_run(c);
-		else if (c->exc.vector == EXC_NONE)
+		if (step_wanted(c))
 			step_one(c);
-		if (c->exc.vector != EXC_NONE) {
-			v->s.mp_state = MP_RUNNABLE;
-			c->shutdown |= !exc_dispatch(c);
-		}
+		else
+			interp_run(c);
+		take_exception(c);
 	}
 	fp_leave(c);
 	c->shutdown = false;
