@@ -437,7 +437,7 @@ void cpuid_query(const struct vcpu *v, u32 leaf, u32 subleaf, struct cpuid_out *
 	switch (leaf) {
 	case 0: leaf_vendor(v, MAX_BASIC, o); break;
 	case 1: leaf_1(v, o); break;
-	case 2: o->eax = amd ? 0 : 0x00feff01; break; /* "see leaf 4" */
+	case 2: o->eax = amd ? 0 : 0x0000ff01; break; /* "see leaf 4" */
 	case 4:
 		if (!amd)
 			leaf_cache(v, subleaf, o);

@@ -659,3 +659,32 @@ TEST(sys_vendors_differ_in_their_system_calls)
 	EQ(r->s->rip, cpuid_is_amd(&r->c->v) ? 0x14000 : CODE);
 	cpu_rig_free(r);
 }
+
+TEST(sys_sysenter_leaves_virtual_8086_mode_and_faults_in_real_mode)
+{
+	struct cpu_rig *r = cpu_rig_new();
+	struct cpu_state *s = r->s;
+
+	protected_mode(r, 3);
+	s->rflags = 2 | FL_VM;
+	s->seg[SEG_CS] = (struct seg_reg){ CODE >> 4, 0xf3, 0xffff, CODE };
+	s->rip = 0;
+	s->sysenter_cs = CS0;
+	s->sysenter_eip = 0x12000;
+	tcg_engine.push(&r->c->v);
+	RUN(r, 0x0f, 0x34);
+	expect_ok(r);
+	EQ(s->rip, 0x12000);
+	EQ(r->c->cpl, 0);
+	EQ(r->c->mode, MODE_32);
+	OK(!(flags_get(r->c) & FL_VM));
+	cpu_rig_free(r);
+	r = cpu_rig_new();
+	r->s->seg[SEG_CS].base = 0;
+	r->s->rip = CODE & 0xffff;
+	r->s->sysenter_cs = CS0;
+	tcg_engine.push(&r->c->v);
+	RUN(r, 0x0f, 0x34);
+	expect_gp0(r);
+	cpu_rig_free(r);
+}
