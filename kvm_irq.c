@@ -19,6 +19,9 @@
 #include "devices/lapic.h"
 
 enum { PIC_PINS = 8, ISA_IRQS = 16, TIMER_GSI = 0, TIMER_PIN = 2, MSI_DATA_LEVEL = 1 << 15 };
+#ifndef sigev_notify_thread_id
+#define sigev_notify_thread_id _sigev_un._tid /* glibc, for the sanitizers' build */
+#endif
 #define TIMER_MAX_NS (3600 * NS_PER_SEC)
 
 /* --- routes ------------------------------------------------------------------------------------------ */

@@ -9,7 +9,10 @@ static const struct {
 	const char *name;
 	struct sock_fprog prog;
 } filters[FILTER_NR] = {
-#define PROGRAM(a) { ARRAY_LEN(a), (struct sock_filter *)(a) }
+#define PROGRAM(a)                                      \
+	{                                               \
+		ARRAY_LEN(a), (struct sock_filter *)(a) \
+	}
 	[FILTER_LOOP] = { "loop", PROGRAM(filter_loop) },
 	[FILTER_VCPU] = { "vcpu", PROGRAM(filter_vcpu) },
 	[FILTER_DISK] = { "disk", PROGRAM(filter_disk) },

@@ -37,7 +37,7 @@ LEVELS = [
     (r"(bus|irq)\.h", 2),
     (r"devices/(device|chardev|chipset)\.h", 3),
     (r"host/", 3),
-    (r"devices/lapic\.", 5),                          # the local APIC is a part of the CPU
+    (r"devices/lapic[a-z_]*\.", 5),                    # the local APIC is a part of the CPU
     (r"(devices/|bus\.c)", 4),                       # bus.c calls a device's ops
     (r"(vcpu|cpuid|msr)\.", 5),
     (r"irq\.c", 5),                                  # irq.c kicks a vCPU

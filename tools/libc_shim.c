@@ -1,7 +1,7 @@
-/* libc_shim.c - the fortified entry points that Debian's glibc-built archives (libcap-ng, liblzma, ...)
- * call and musl lacks.  Each drops the check of a buffer size known to the compiler, except where the
- * size is at hand; a symbol missing here is a link error, never a silent change.
- * Source: LSB 5.0 core, "Interfaces for libc" (__*_chk). */
+/* libc_shim.c - the fortified entry points that Debian's glibc-built archives (libcap-ng, liblzma,
+ * ...) call and musl lacks.  Each drops the check of a buffer size known to the compiler, except
+ * where the size is at hand; a symbol missing here is a link error, never a silent change. Source:
+ * LSB 5.0 core, "Interfaces for libc" (__*_chk). */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>

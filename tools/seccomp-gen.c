@@ -1,6 +1,6 @@
-/* seccomp-gen.c - runs on the build machine: compiles seccomp/policy.def with libseccomp and prints one
- * array of struct sock_filter for each kind of thread.  `seccomp-gen --pfc` prints the same programs as
- * libseccomp's pseudo code, for review.
+/* seccomp-gen.c - runs on the build machine: compiles seccomp/policy.def with libseccomp and prints
+ * one array of struct sock_filter for each kind of thread.  `seccomp-gen --pfc` prints the same
+ * programs as libseccomp's pseudo code, for review.
  *
  * Action outside the rows: kill the process.  Other architectures' system calls (i386, x32) are
  * killed too: libseccomp puts that check first. */
@@ -19,8 +19,13 @@
 
 enum { LOOP = 1, VCPU = 2, DISK = 4, ALL = LOOP | VCPU | DISK };
 
-static const struct { unsigned bit; const char *name; } threads[] = {
-	{ LOOP, "loop" }, { VCPU, "vcpu" }, { DISK, "disk" },
+static const struct {
+	unsigned bit;
+	const char *name;
+} threads[] = {
+	{ LOOP, "loop" },
+	{ VCPU, "vcpu" },
+	{ DISK, "disk" },
 };
 
 struct rule {
@@ -56,8 +61,9 @@ static void add(scmp_filter_ctx ctx, const struct rule *r)
 	if (r->arg < 0)
 		rc = seccomp_rule_add_exact(ctx, SCMP_ACT_ALLOW, nr, 0);
 	else
-		rc = seccomp_rule_add_exact(ctx, SCMP_ACT_ALLOW, nr, 1,
-					    SCMP_CMP(r->arg, SCMP_CMP_MASKED_EQ, r->mask, r->value));
+		rc = seccomp_rule_add_exact(
+			ctx, SCMP_ACT_ALLOW, nr, 1,
+			SCMP_CMP(r->arg, SCMP_CMP_MASKED_EQ, r->mask, r->value));
 	if (rc < 0 && rc != -EEXIST)
 		die("cannot add", r->syscall, rc);
 }
@@ -76,7 +82,8 @@ static scmp_filter_ctx compile(unsigned thread)
 	for (int i = 0; i < RULES; i++)
 		if (rules[i].threads & thread)
 			add(ctx, &rules[i]);
-	rc = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_OPTIMIZE, 2); /* a binary tree over the numbers */
+	rc = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_OPTIMIZE,
+			      2); /* a binary tree over the numbers */
 	if (rc < 0)
 		die("cannot optimise", "a filter", rc);
 	return ctx;

@@ -1,7 +1,7 @@
 /* replay.c - a plain main() for the fuzz targets: `NAME-replay PATH...` runs the target over every
- * file given or found in the folders given, then over mutations of them (and of the empty input), from
- * a fixed seed: always the same ones, up to a number and a time.  No sanitizer or clang is needed, so
- * `make test` can do it. */
+ * file given or found in the folders given, then over mutations of them (and of the empty input),
+ * from a fixed seed: always the same ones, up to a number and a time.  No sanitizer or clang is
+ * needed, so `make test` can do it. */
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -69,7 +69,8 @@ static void replay_path(const char *path)
 	}
 }
 
-/* A seed with a few bytes changed, cut short or grown; seed 0 is empty, so it may become anything. */
+/* A seed with a few bytes changed, cut short or grown; seed 0 is empty, so it may become anything.
+ */
 static size_t replay_mutate(u8 *out)
 {
 	const struct input *in = &seeds[replay_random() % nr_seeds];

@@ -30,7 +30,8 @@ static const struct row {
 #undef SYS_ARG
 };
 
-/* The instructions that libseccomp emits, over struct seccomp_data.  Source: seccomp(2), bpf_jit. */
+/* The instructions that libseccomp emits, over struct seccomp_data.  Source: seccomp(2), bpf_jit.
+ */
 static u32 bpf_run(const struct sock_fprog *p, const struct seccomp_data *d)
 {
 	u32 a = 0;
@@ -79,10 +80,11 @@ TEST(seccomp_programs_say_what_the_policy_says)
 	for (int t = 0; t < FILTER_NR; t++)
 		for (int nr = 0; nr < SYSCALLS_MAX; nr++) {
 			u64 args[6] = { 0 }; /* no row wants an argument of 0 */
-			u32 want = row_allows(1u << t, nr, args) ? SECCOMP_RET_ALLOW :
-								   SECCOMP_RET_KILL_PROCESS;
+			u32 want = row_allows(1u << t, nr, args) ? SECCOMP_RET_ALLOW
+								 : SECCOMP_RET_KILL_PROCESS;
 
-			EQ(seccomp_verdict((enum filter_thread)t, AUDIT_ARCH_X86_64, nr, args), want);
+			EQ(seccomp_verdict((enum filter_thread)t, AUDIT_ARCH_X86_64, nr, args),
+			   want);
 		}
 }
 
@@ -94,9 +96,11 @@ TEST(seccomp_arguments_are_compared_whole)
 				u64 args[6] = { 0 };
 
 				args[rows[i].arg] = rows[i].value ^ (bit < 0 ? 0 : BIT(bit));
-				EQ(seccomp_verdict((enum filter_thread)t, AUDIT_ARCH_X86_64, rows[i].nr, args),
-				   row_allows(1u << t, rows[i].nr, args) ? SECCOMP_RET_ALLOW :
-									   SECCOMP_RET_KILL_PROCESS);
+				EQ(seccomp_verdict((enum filter_thread)t, AUDIT_ARCH_X86_64,
+						   rows[i].nr, args),
+				   row_allows(1u << t, rows[i].nr, args)
+					   ? SECCOMP_RET_ALLOW
+					   : SECCOMP_RET_KILL_PROCESS);
 			}
 }
 
@@ -108,20 +112,27 @@ TEST(seccomp_other_architectures_are_killed)
 
 			EQ(seccomp_verdict((enum filter_thread)t, AUDIT_ARCH_I386, nr, NULL),
 			   SECCOMP_RET_KILL_PROCESS);
-			EQ(seccomp_verdict((enum filter_thread)t, AUDIT_ARCH_X86_64, (int)(nr | x32), NULL),
+			EQ(seccomp_verdict((enum filter_thread)t, AUDIT_ARCH_X86_64,
+					   (int)(nr | x32), NULL),
 			   SECCOMP_RET_KILL_PROCESS);
 		}
 }
 
 TEST(seccomp_nobody_may_open_or_start_anything)
 {
-	static const int never[] = { SYS_open, SYS_openat, SYS_openat2, SYS_execve, SYS_execveat, SYS_clone,
-				     SYS_clone3, SYS_fork, SYS_socket, SYS_ptrace, SYS_mount, SYS_setuid,
-				     SYS_seccomp, SYS_process_vm_writev, SYS_kill, SYS_bpf };
+	static const int never[] = { SYS_open,	   SYS_openat,
+				     SYS_openat2,  SYS_execve,
+				     SYS_execveat, SYS_clone,
+				     SYS_clone3,   SYS_fork,
+				     SYS_socket,   SYS_ptrace,
+				     SYS_mount,	   SYS_setuid,
+				     SYS_seccomp,  SYS_process_vm_writev,
+				     SYS_kill,	   SYS_bpf };
 
 	for (int t = 0; t < FILTER_NR; t++)
 		for (size_t i = 0; i < ARRAY_LEN(never); i++)
-			EQ(seccomp_verdict((enum filter_thread)t, AUDIT_ARCH_X86_64, never[i], NULL),
+			EQ(seccomp_verdict((enum filter_thread)t, AUDIT_ARCH_X86_64, never[i],
+					   NULL),
 			   SECCOMP_RET_KILL_PROCESS);
 }
 
