@@ -29,13 +29,18 @@ static inline unsigned tlb_index(gva_t lin)
 bool mmu_load(struct tcg_cpu *c, gva_t lin, unsigned size, u64 *val, bool sup);
 bool mmu_store(struct tcg_cpu *c, gva_t lin, unsigned size, u64 val, bool sup);
 
+/* Guest memory as the guest's instructions see it: any alignment, one access. */
+typedef u16 u16_any __attribute__((aligned(1), may_alias));
+typedef u32 u32_any __attribute__((aligned(1), may_alias));
+typedef u64 u64_any __attribute__((aligned(1), may_alias));
+
 static inline u64 host_load(const void *p, unsigned size)
 {
 	switch (size) {
 	case 1: return *(const volatile u8 *)p;
-	case 2: return *(const volatile u16 *)p;
-	case 4: return *(const volatile u32 *)p;
-	default: return *(const volatile u64 *)p;
+	case 2: return *(const volatile u16_any *)p;
+	case 4: return *(const volatile u32_any *)p;
+	default: return *(const volatile u64_any *)p;
 	}
 }
 
@@ -43,9 +48,9 @@ static inline void host_store(void *p, unsigned size, u64 val)
 {
 	switch (size) {
 	case 1: *(volatile u8 *)p = (u8)val; break;
-	case 2: *(volatile u16 *)p = (u16)val; break;
-	case 4: *(volatile u32 *)p = (u32)val; break;
-	default: *(volatile u64 *)p = val; break;
+	case 2: *(volatile u16_any *)p = (u16)val; break;
+	case 4: *(volatile u32_any *)p = (u32)val; break;
+	default: *(volatile u64_any *)p = val; break;
 	}
 }
 
