@@ -1,10 +1,10 @@
 /* alu.h - integer operations done by the host's own instructions, with the host's own flags.
  *
- * alu_X(size, cc, a, b) returns the result zero-extended from size (1, 2, 4 or 8 bytes) and leaves the
- * six arithmetic flags in *cc in the LAHF + SETO form of tcg.h.  An operation that reads flags, keeps
- * some of them or leaves some undefined (SDM vol 2, "Flags Affected") starts from the guest's flags in
- * the host's EFLAGS, so whatever the host does to them is what the guest sees.  With a constant size
- * each call is one switch arm. */
+ * alu_X(size, cc, a, b) returns the result zero-extended from size (1, 2, 4 or 8 bytes) and leaves
+ * the six arithmetic flags in *cc in the LAHF + SETO form of tcg.h.  An operation that reads flags,
+ * keeps some of them or leaves some undefined (SDM vol 2, "Flags Affected") starts from the guest's
+ * flags in the host's EFLAGS, so whatever the host does to them is what the guest sees.  With a
+ * constant size each call is one switch arm. */
 #pragma once
 
 #include "../base.h"
@@ -34,7 +34,8 @@
 		return a;                                                                          \
 	}
 #define ALU_BINARY_ARM(ins, m)                                                                     \
-	__asm__(ins " %" m "[b], %" m "[a]" ALU_FLAGS_OUT : "=&a"(f), [a] "+r"(a) : [b] "r"(b) : "cc")
+	__asm__(ins " %" m "[b], %" m "[a]" ALU_FLAGS_OUT                                          \
+		: "=&a"(f), [a] "+r"(a) : [b] "r"(b) : "cc")
 #define ALU_add_ARM(m) ALU_BINARY_ARM("add", m)
 #define ALU_sub_ARM(m) ALU_BINARY_ARM("sub", m)
 #define ALU_and_ARM(m) ALU_BINARY_ARM("and", m)
@@ -55,7 +56,8 @@ ALU_BINARY(xor, "xor")
 		*cc = f;                                                                           \
 		return a;                                                                          \
 	}
-#define ALU_FLAGGED_ARM(text) __asm__(text ALU_FLAGS_OUT : "+&a"(f), [a] "+r"(a) : [b] "c"(b) : "cc")
+#define ALU_FLAGGED_ARM(text)                                                                      \
+	__asm__(text ALU_FLAGS_OUT : "+&a"(f), [a] "+r"(a) : [b] "c"(b) : "cc")
 #define ALU_adc_ARM(m) ALU_FLAGGED_ARM(ALU_CARRY_IN "adc %" m "[b], %" m "[a]")
 #define ALU_sbb_ARM(m) ALU_FLAGGED_ARM(ALU_CARRY_IN "sbb %" m "[b], %" m "[a]")
 #define ALU_rol_ARM(m) ALU_FLAGGED_ARM(ALU_FLAGS_IN "rol %%cl, %" m "[a]")
@@ -195,7 +197,7 @@ ALU_VEX2(blsi, "blsi")
 ALU_VEX2(blsr, "blsr")
 ALU_VEX2(blsmsk, "blsmsk")
 
-/* --- conditions ------------------------------------------------------------------------------ */
+/* --- conditions --------------------------------------------------------------------------- */
 
 /* SDM vol 2 appendix B, "Condition Test": cond is the low nibble of the opcode. */
 ALU_INLINE bool cc_test(u16 cc, unsigned cond)

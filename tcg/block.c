@@ -1,19 +1,19 @@
 /* block.c - the cache of decoded blocks: finding, building, linking and dropping them.
  *
- * One cache per vCPU, touched only by its thread.  Blocks come from one arena that is emptied as a
- * whole when full; a dropped block stays where it is until then, so the instruction that dropped it
- * can finish.  A dropped block costs more than any budget, which sends whoever follows a link to it
- * into link_slow(), where the link is taken away.
+ * One cache per vCPU, touched only by its thread.  Blocks come from one arena that is emptied
+ * as a whole when full; a dropped block stays where it is until then, so the instruction that
+ * dropped it can finish.  A dropped block costs more than any budget, which sends whoever
+ * follows a link to it into link_slow(), where the link is taken away.
  *
- * An instruction that crosses a page is a block of its own that compares the bytes it was made from at
- * each entry: its second page need not be watched. */
+ * An instruction that crosses a page is a block of its own that compares the bytes it was made
+ * from at each entry: its second page need not be watched. */
 #include "exec.h"
 
 struct block block_none = { .insns = BLOCK_DEAD };
 
 enum { INSN_BYTES_MAX = BLOCK_MAX * INSN_MAX };
 
-/* --- code bytes ------------------------------------------------------------------------------ */
+/* --- code bytes --------------------------------------------------------------------------- */
 static gva_t code_lin(const struct tcg_cpu *c, u64 rip)
 {
 	return c->mode == MODE_64 ? rip : (u32)(c->v.s.seg[SEG_CS].base + rip);
@@ -90,7 +90,7 @@ bool insn_fetch(struct tcg_cpu *c, struct insn *in)
 	return true;
 }
 
-/* --- tables ---------------------------------------------------------------------------------- */
+/* --- tables ------------------------------------------------------------------------------- */
 static struct block **hash_head(struct interp *it, u64 host)
 {
 	return &it->hash[(host ^ host >> 12 ^ host >> 24) & (HASH_SIZE - 1)];
@@ -173,8 +173,8 @@ static void block_insert(struct tcg_cpu *c, struct block *b)
 	}
 }
 
-/* No entry, link or lookup reaches the block any more; its memory stays.  Its granule's list is the
- * caller's business. */
+/* No entry, link or lookup reaches the block any more; its memory stays.  Its granule's list is
+ * the caller's business. */
 static void block_drop(struct tcg_cpu *c, struct block *b)
 {
 	struct interp *it = c->interp;
@@ -206,7 +206,8 @@ static void granule_invalidate(struct tcg_cpu *c, struct block **at, gpa_t gpa, 
 	}
 }
 
-/* Lists of the page's granules that may hold blocks reaching into [gpa, gpa+len): first and last. */
+/* Lists of the page's granules that may hold blocks reaching into [gpa, gpa+len): first and
+ * last. */
 static void page_span(const struct code_page *p, gpa_t gpa, u64 len, u64 *first, u64 *last)
 {
 	u64 off = gpa % PAGE_SIZE;
@@ -245,7 +246,7 @@ bool block_in_range(struct tcg_cpu *c, gpa_t gpa, u64 len)
 	return false;
 }
 
-/* --- code that changes ------------------------------------------------------------------------- */
+/* --- code that changes -------------------------------------------------------------------- */
 void interp_post(struct tcg_cpu *c, gpa_t gpa, u64 len)
 {
 	struct interp *it = c->interp;
@@ -286,9 +287,9 @@ static void post_to_others(struct tcg_cpu *c, gpa_t gpa, u64 len)
 			interp_post(tcg_of(env->vcpus[i]), gpa, len);
 }
 
-/* One granule, changed in part.  Blocks of ours that were not hit keep its bit in the code map; then the
- * others need drop no more than we.  Else the bit goes, first, and all that the others have there:
- * whatever they build from now on sets it again. */
+/* One granule, changed in part.  Blocks of ours that were not hit keep its bit in the code map;
+ * then the others need drop no more than we.  Else the bit goes, first, and all that the others
+ * have there: whatever they build from now on sets it again. */
 static void granule_changed(struct tcg_cpu *c, gpa_t gpa, u64 len)
 {
 	gpa_t granule = ALIGN_DOWN(gpa, GRANULE);
@@ -312,12 +313,14 @@ void interp_invalidate(struct tcg_cpu *c, gpa_t gpa, u64 len)
 	}
 }
 
-/* --- building -------------------------------------------------------------------------------- */
+/* --- building ----------------------------------------------------------------------------- */
 static void insn_end_of_block(struct insn *in, struct block *b, unsigned pgoff, u8 mode)
 {
 	static const struct op row = { .name = "(next)", .cls = CLS_SELF };
 
-	*in = (struct insn){ .fn = exec_fall_through, .op = &row, .aux = b, .pgoff = (u16)pgoff, .mode = mode };
+	*in = (struct insn){
+		.fn = exec_fall_through, .op = &row, .aux = b, .pgoff = (u16)pgoff, .mode = mode
+	};
 }
 
 /* What lies behind the last instruction: in this page, or at the start of the next one. */
@@ -349,8 +352,8 @@ static struct block *block_start(struct tcg_cpu *c, u64 host, gpa_t gpa, u8 key)
 	return b;
 }
 
-/* Decode up to BLOCK_MAX instructions of code; b->insns and b->bytes say how far it came. Returns
- * decode()'s last word if not even one could be decoded. */
+/* Decode up to BLOCK_MAX instructions of code; b->insns and b->bytes say how far it came.
+ * Returns decode()'s last word if not even one could be decoded. */
 static int block_decode(struct block *b, const u8 *code, unsigned n, unsigned pgoff, u8 mode)
 {
 	struct insn *in = b->insn;
@@ -387,8 +390,8 @@ static void block_choose_handlers(struct block *b, unsigned pgoff, u8 mode)
 		fast_fuse(&b->insn[n - 2]);
 }
 
-/* A block from the page at host_page; NULL with c->exc, or without if the first instruction goes on in
- * the next page. */
+/* A block from the page at host_page; NULL with c->exc, or without if the first instruction
+ * goes on in the next page. */
 static struct block *block_build(struct tcg_cpu *c, gva_t lin, const u8 *host_page, gpa_t gpa)
 {
 	struct interp *it = c->interp;
@@ -399,7 +402,8 @@ static struct block *block_build(struct tcg_cpu *c, gva_t lin, const u8 *host_pa
 	struct block *b = block_start(c, (u64)host_page + pgoff, gpa, it->key);
 	int rc;
 
-	/* From a copy, compared once writes to it are being watched: another thread may be writing. */
+	/* From a copy, compared once writes to it are being watched: another thread may be
+	 * writing. */
 	do {
 		b->insns = b->bytes = 0;
 		memcpy(code, host_page + pgoff, n);
@@ -419,13 +423,14 @@ static struct block *block_build(struct tcg_cpu *c, gva_t lin, const u8 *host_pa
 	return b;
 }
 
-/* --- instructions that cross a page ------------------------------------------------------------ */
+/* --- instructions that cross a page ------------------------------------------------------- */
 static bool split_read(struct tcg_cpu *c, gva_t lin, unsigned len, u8 *raw)
 {
 	unsigned first = PAGE_SIZE - lin % PAGE_SIZE;
 
 	return code_read(c, lin, raw, first) &&
-	       code_read(c, c->mode == MODE_64 ? lin + first : (u32)(lin + first), raw + first, len - first);
+	       code_read(c, c->mode == MODE_64 ? lin + first : (u32)(lin + first), raw + first,
+			 len - first);
 }
 
 static struct block *split_build(struct tcg_cpu *c, gva_t lin, u64 host, gpa_t gpa)
@@ -460,7 +465,7 @@ static bool split_valid(struct tcg_cpu *c, struct block *b, gva_t lin)
 	return false;
 }
 
-/* --- finding --------------------------------------------------------------------------------- */
+/* --- finding ------------------------------------------------------------------------------ */
 static struct block *hash_find(struct interp *it, u64 host, u8 key)
 {
 	struct block *b = *hash_head(it, host);

@@ -2,8 +2,8 @@
  *
  * The KVM engine calls tcg_step_foreign when the kernel cannot emulate an instruction.  v is that
  * engine's vCPU with v->s pulled; on return v->s is the state after the instruction, or after the
- * delivery of the exception it raised, ready to be pushed.  Memory, ports and MMIO go through v->env
- * as usual.  The calling thread must be v's. */
+ * delivery of the exception it raised, ready to be pushed.  Memory, ports and MMIO go through
+ * v->env as usual.  The calling thread must be v's. */
 #pragma once
 
 #include "../vcpu.h"

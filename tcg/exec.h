@@ -1,10 +1,10 @@
 /* exec.h - what the interpreter's files share: block cache structures, operand templates for
  * handlers, and how one handler goes on to the next.
  *
- * A handler does its whole instruction and then either calls the next one as a tail call (next()), or
- * returns it to the loop of interp_run (`return in + 1`): after a slow path, since that loop looks
- * whether a store has dropped the running block.  Fast handlers cover only the hit path; on a TLB
- * miss they tail-call the general handler, which does the instruction from its start. */
+ * A handler does its whole instruction and then either calls the next one as a tail call, next(),
+ * or returns it to the loop of interp_run (`return in + 1`): after a slow path, since that loop
+ * looks whether a store has dropped the running block.  Fast handlers cover only the hit path; on a
+ * TLB miss they tail-call the general handler, which does the instruction from its start. */
 #pragma once
 
 #include "alu.h"
@@ -19,7 +19,7 @@ enum {
 	CODE_PAGES = 1 << 12,     /* buckets of pages that hold blocks */
 	GRANULE = 64,             /* bytes of a page that share a list */
 	BUDGET = 10000,           /* instructions between two looks at the clock */
-	KEY_WIDE_CS = 4,          /* code segment not flat: limit and wrap need a look at each entry */
+	KEY_WIDE_CS = 4,          /* code segment not flat: its limit needs a look at each entry */
 	KEY_SPLIT = 8,            /* one instruction that crosses into another page */
 	INSN_MAX = 15,            /* bytes */
 	INBOX_MAX = 32,
@@ -37,7 +37,7 @@ struct block {
 	bool link_ok;             /* may have and be the end of links */
 	gpa_t gpa;
 	struct block *hash_next, *granule_next;
-	u8 raw[INSN_MAX];         /* KEY_SPLIT: the bytes it was made from, compared at each entry */
+	u8 raw[INSN_MAX];         /* KEY_SPLIT: the bytes it was made from */
 	struct insn insn[];       /* the last one always leaves the block */
 };
 
@@ -81,9 +81,9 @@ extern struct block block_none; /* what unset links point to: costs more than an
 #define HANDLER const struct insn *
 #define always_inline inline __attribute__((always_inline))
 
-/* Go on with in.  Only an optimizing compiler makes this a jump; without that the stack would grow with
- * every instruction, and the loop of interp_run has to do it.  A caller must not have the address of a
- * local in use: tests/unit/interp_host.c finds out. */
+/* Go on with in.  Only an optimizing compiler makes this a jump; without that the stack would grow
+ * with every instruction, and the loop of interp_run has to do it.  A caller must not have the
+ * address of a local in use: tests/unit/interp_host.c finds out. */
 static always_inline HANDLER go_on(struct tcg_cpu *c, const struct insn *in)
 {
 #ifdef __NO_INLINE__
@@ -98,7 +98,7 @@ static always_inline HANDLER next(struct tcg_cpu *c, const struct insn *in)
 	return go_on(c, in + 1);
 }
 
-/* --- registers and operands ----------------------------------------------------------------- */
+/* --- registers and operands --------------------------------------------------------------- */
 static always_inline u64 reg_get(const struct tcg_cpu *c, unsigned reg, unsigned size)
 {
 	const void *p = &c->v.s.gpr[reg];
@@ -154,8 +154,8 @@ static inline HANDLER insn_raise_err(struct tcg_cpu *c, const struct insn *in, u
 }
 
 /* Linear address of the memory operand, checked for acc. */
-static inline bool insn_lin(struct tcg_cpu *c, const struct insn *in, unsigned size, enum access acc,
-			    gva_t *lin)
+static inline bool insn_lin(struct tcg_cpu *c, const struct insn *in, unsigned size,
+			    enum access acc, gva_t *lin)
 {
 	return seg_lin(c, in->seg, insn_ea(c, in), size, acc, lin);
 }
@@ -165,17 +165,22 @@ bool stack_push(struct tcg_cpu *c, unsigned size, u64 val);
 bool stack_peek(struct tcg_cpu *c, u64 skip, unsigned size, u64 *val); /* at rSP + skip */
 void stack_drop(struct tcg_cpu *c, u64 bytes);                          /* rSP += bytes */
 
-/* --- leaving a block ------------------------------------------------------------------------ */
-/* An instruction that must look at requests before it is repeated or gone on with. */
-static inline bool must_leave(struct tcg_cpu *c)
+/* --- leaving a block ---------------------------------------------------------------------- */
+static always_inline bool is_kicked(const struct tcg_cpu *c)
 {
-	return c->budget < BLOCK_MAX || atomic_load_explicit(&c->kicked, memory_order_relaxed);
+	return atomic_load_explicit(&c->kicked, memory_order_relaxed);
+}
+
+/* Are there requests to look at before an instruction is repeated or a block run? */
+static inline bool must_leave(const struct tcg_cpu *c)
+{
+	return c->budget < BLOCK_MAX || is_kicked(c);
 }
 
 static always_inline HANDLER block_enter(struct tcg_cpu *c, struct block *b, u64 rip)
 {
 	c->budget -= b->insns;
-	if (unlikely(c->budget < 0) || unlikely(atomic_load_explicit(&c->kicked, memory_order_relaxed))) {
+	if (unlikely(c->budget < 0) || unlikely(is_kicked(c))) {
 		c->budget += b->insns;
 		c->v.s.rip = rip;
 		return NULL;
@@ -191,7 +196,7 @@ static always_inline HANDLER go_link(struct tcg_cpu *c, struct block **link, u64
 	struct block *b = *link;
 
 	c->budget -= b->insns;
-	if (unlikely(c->budget < 0) || unlikely(atomic_load_explicit(&c->kicked, memory_order_relaxed)))
+	if (unlikely(c->budget < 0) || unlikely(is_kicked(c)))
 		return link_slow(c, link, rip);
 	return go_on(c, b->insn);
 }
@@ -201,25 +206,37 @@ static always_inline unsigned front_index(u64 host)
 	return (unsigned)(host ^ host >> 12) & (FRONT_SIZE - 1);
 }
 
-/* To any 64-bit address: through the fetch TLB and the front cache, or leave and look further. */
-static always_inline HANDLER go_64(struct tcg_cpu *c, u64 rip)
+/* The block at a 64-bit address if the fetch TLB and the front cache know it, else NULL. */
+static always_inline struct block *front_64(struct tcg_cpu *c, u64 rip)
 {
 	const struct tlb_entry *t = &c->tlb->x[tlb_index(rip)];
+	u64 host = rip + t->addend;
+	struct block *b;
 
-	if (likely(rip - t->tag < PAGE_SIZE)) {
-		u64 host = rip + t->addend;
-		struct block *b = c->interp->front[front_index(host)];
+	if (unlikely(rip - t->tag >= PAGE_SIZE))
+		return NULL;
+	b = c->interp->front[front_index(host)];
+	return likely(b && b->host == host && b->key == MODE_64) ? b : NULL;
+}
 
-		if (likely(b && b->host == host && b->key == MODE_64)) {
-			c->code_rip = rip & ~(PAGE_SIZE - 1);
-			return block_enter(c, b, rip);
-		}
-	}
+static always_inline HANDLER front_go(struct tcg_cpu *c, struct block *b, u64 rip)
+{
+	c->code_rip = rip & ~(PAGE_SIZE - 1);
+	return block_enter(c, b, rip);
+}
+
+/* To any 64-bit address, or leave and have it looked for. */
+static always_inline HANDLER go_64(struct tcg_cpu *c, u64 rip)
+{
+	struct block *b = front_64(c, rip);
+
+	if (likely(b))
+		return front_go(c, b, rip);
 	c->v.s.rip = rip;
 	return NULL;
 }
 
-/* --- handlers other files of the interpreter choose ------------------------------------------- */
+/* --- handlers other files of the interpreter choose --------------------------------------- */
 insn_fn insn_general(const struct insn *in);              /* works alone, in any mode */
 insn_fn fast_choose(const struct insn *in);               /* NULL: none */
 bool fast_end(struct insn *in, struct block *b);          /* terminators that follow links */
@@ -238,7 +255,8 @@ bool block_in_range(struct tcg_cpu *c, gpa_t gpa, u64 len);
 /* Another thread made code in [gpa, gpa+len) stale: drop it at c's next look at its requests. */
 void interp_post(struct tcg_cpu *c, gpa_t gpa, u64 len);
 void interp_take_posts(struct tcg_cpu *c);
-struct block *block_find(struct tcg_cpu *c);              /* for s.rip; NULL: c->exc, or not cacheable */
+/* For s.rip; NULL: c->exc, or not cacheable. */
+struct block *block_find(struct tcg_cpu *c);
 bool insn_fetch(struct tcg_cpu *c, struct insn *in);      /* decode at s.rip; false: c->exc */
 HANDLER exec_fall_through(struct tcg_cpu *c, const struct insn *in);
 

@@ -1,13 +1,15 @@
-/* exec_ctl.c - near control transfers, the stack, flags as a word, and small instructions without a
- * better home, in their general form: any mode, one at a time.  Far transfers are in exec_sys.c.
+/* exec_ctl.c - near control transfers, the stack, flags as a word, and small instructions
+ * without a better home, in their general form: any mode, one at a time.  Far transfers are in
+ * exec_sys.c.
  *
  * Source: SDM vol 2, the instruction pages; vol 1 "Procedure Calls" for the stack. */
 #include <sys/syscall.h>
 
 #include "exec.h"
 
-/* --- jumps -------------------------------------------------------------------------------------- */
-/* Go on at rip, wrapped to the operand size: inside the code segment, or canonical, else #GP(0). */
+/* --- jumps -------------------------------------------------------------------------------- */
+/* Go on at rip, wrapped to the operand size: inside the code segment, or canonical, else
+ * #GP(0). */
 static HANDLER jump(struct tcg_cpu *c, const struct insn *in, u64 rip)
 {
 	rip &= size_mask(in->size);
@@ -40,15 +42,13 @@ HANDLER exec_Jcc(struct tcg_cpu *c, const struct insn *in)
 
 HANDLER exec_CALL(struct tcg_cpu *c, const struct insn *in)
 {
-	u64 to = rel_target(c, in), rsp = c->v.s.gpr[RSP];
+	u64 to = rel_target(c, in);
 
 	if (in->opd[0].kind != OPD_REL && !opd_load(c, in, 0, &to))
 		return insn_fault(c, in);
-	if (!stack_push(c, in->size, insn_next_rip(c, in)))
+	jump(c, in, to); /* first: with a bad target nothing is pushed */
+	if (c->exc.vector == EXC_NONE && !stack_push(c, in->size, insn_next_rip(c, in)))
 		return insn_fault(c, in);
-	jump(c, in, to);
-	if (c->exc.vector != EXC_NONE)
-		c->v.s.gpr[RSP] = rsp;
 	return NULL;
 }
 
@@ -102,7 +102,7 @@ HANDLER exec_JCXZ(struct tcg_cpu *c, const struct insn *in)
 	return jump(c, in, rel_target(c, in));
 }
 
-/* --- push and pop --------------------------------------------------------------------------------- */
+/* --- push and pop ------------------------------------------------------------------------- */
 HANDLER exec_PUSH(struct tcg_cpu *c, const struct insn *in)
 {
 	u64 val;
@@ -112,7 +112,8 @@ HANDLER exec_PUSH(struct tcg_cpu *c, const struct insn *in)
 	return in + 1;
 }
 
-/* The address of a memory destination is formed with the new rSP; a popped rSP is not incremented. */
+/* The address of a memory destination is formed with the new rSP; a popped rSP is not
+ * incremented. */
 HANDLER exec_POP(struct tcg_cpu *c, const struct insn *in)
 {
 	u64 val, rsp = c->v.s.gpr[RSP];
@@ -210,14 +211,14 @@ HANDLER exec_LEAVE(struct tcg_cpu *c, const struct insn *in)
 	return in + 1;
 }
 
-/* --- flags as a word --------------------------------------------------------------------------------- */
+/* --- flags as a word ---------------------------------------------------------------------- */
 static unsigned iopl(const struct tcg_cpu *c)
 {
 	return c->v.s.rflags >> 12 & 3;
 }
 
-/* Virtual-8086 mode with IOPL < 3: PUSHF and POPF trap, or with CR4.VME and 16-bit operands they
- * work on VIF instead of IF. */
+/* Virtual-8086 mode with IOPL < 3: PUSHF and POPF trap, or with CR4.VME and 16-bit operands
+ * they work on VIF instead of IF. */
 static bool v86_restricted(const struct tcg_cpu *c)
 {
 	return c->v.s.rflags & FL_VM && iopl(c) < 3;
@@ -272,7 +273,7 @@ HANDLER exec_POPF(struct tcg_cpu *c, const struct insn *in)
 	return insn_end(c, in);
 }
 
-/* --- small things ---------------------------------------------------------------------------------------- */
+/* --- small things ------------------------------------------------------------------------- */
 HANDLER exec_NOP(struct tcg_cpu *c, const struct insn *in)
 {
 	return in + 1;
@@ -295,7 +296,10 @@ HANDLER exec_PAUSE(struct tcg_cpu *c, const struct insn *in)
 	long rc;
 
 	if (c->v.env->nr_vcpus > 1 && ++c->interp->pauses % YIELD_EVERY == 0)
-		__asm__ volatile("syscall" : "=a"(rc) : "a"(SYS_sched_yield) : "rcx", "r11", "memory");
+		__asm__ volatile("syscall"
+				 : "=a"(rc)
+				 : "a"(SYS_sched_yield)
+				 : "rcx", "r11", "memory");
 	return in + 1;
 }
 
@@ -352,8 +356,8 @@ HANDLER exec_BOUND(struct tcg_cpu *c, const struct insn *in)
 	u64 ea = insn_ea(c, in), lo, hi;
 	gva_t lin;
 
-	if (!seg_lin(c, in->seg, ea, 2 * in->size, ACC_R, &lin) || !lin_load(c, lin, in->size, &lo) ||
-	    !lin_load(c, (u32)(lin + in->size), in->size, &hi))
+	if (!seg_lin(c, in->seg, ea, 2 * in->size, ACC_R, &lin) ||
+	    !lin_load(c, lin, in->size, &lo) || !lin_load(c, (u32)(lin + in->size), in->size, &hi))
 		return insn_fault(c, in);
 	if (index < (s64)sign_extend(lo, in->size) || index > (s64)sign_extend(hi, in->size))
 		return insn_raise(c, in, EXC_BR);
@@ -361,25 +365,25 @@ HANDLER exec_BOUND(struct tcg_cpu *c, const struct insn *in)
 }
 
 /* The host's own generators; CF says whether there was a number, the other flags are cleared. */
-#define RANDOM(name, ins)                                                                          \
-	HANDLER exec_##name(struct tcg_cpu *c, const struct insn *in)                              \
-	{                                                                                          \
-		u64 val;                                                                           \
-		u16 f;                                                                             \
-                                                                                                   \
-		switch (in->size) {                                                                \
-		case 2: __asm__ volatile(ins " %w1" ALU_FLAGS_OUT : "=&a"(f), "=r"(val)); break;   \
-		case 4: __asm__ volatile(ins " %k1" ALU_FLAGS_OUT : "=&a"(f), "=r"(val)); break;   \
-		default: __asm__ volatile(ins " %1" ALU_FLAGS_OUT : "=&a"(f), "=r"(val)); break;   \
-		}                                                                                  \
-		c->cc = f;                                                                         \
-		opd_store(c, in, 0, val);                                                          \
-		return in + 1;                                                                     \
+#define RANDOM(name, ins)                                                                        \
+	HANDLER exec_##name(struct tcg_cpu *c, const struct insn *in)                            \
+	{                                                                                        \
+		u64 val;                                                                         \
+		u16 f;                                                                           \
+                                                                                                 \
+		switch (in->size) {                                                              \
+		case 2: __asm__ volatile(ins " %w1" ALU_FLAGS_OUT : "=&a"(f), "=r"(val)); break; \
+		case 4: __asm__ volatile(ins " %k1" ALU_FLAGS_OUT : "=&a"(f), "=r"(val)); break; \
+		default: __asm__ volatile(ins " %1" ALU_FLAGS_OUT : "=&a"(f), "=r"(val)); break; \
+		}                                                                                \
+		c->cc = f;                                                                       \
+		opd_store(c, in, 0, val);                                                        \
+		return in + 1;                                                                   \
 	}
 RANDOM(RDRAND, "rdrand")
 RANDOM(RDSEED, "rdseed")
 
-/* --- software interrupts ------------------------------------------------------------------------------------- */
+/* --- software interrupts ------------------------------------------------------------------ */
 static HANDLER soft_int(struct tcg_cpu *c, const struct insn *in, enum event_kind kind, u8 vector)
 {
 	insn_end(c, in);

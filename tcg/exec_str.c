@@ -1,9 +1,11 @@
 /* exec_str.c - string instructions.
  *
- * A repeated instruction works on chunks that lie in one page of each operand: the host's own string
- * instruction runs on host addresses, so overlap and flags come out as they should.  What has no
- * host address (MMIO, ROM, elements that cross a page) or goes downwards is done element by element.  After each chunk the registers are up to date, so a fault or a request that
- * is waiting leaves the instruction restartable.  Source: SDM vol 2 "REP/REPE/REPZ/REPNE/REPNZ". */
+ * A repeated instruction works on chunks that lie in one page of each operand: the host's own
+ * string instruction runs on host addresses, so overlap and flags come out as they should.
+ * What has no host address (MMIO, ROM, elements that cross a page) or goes downwards is done
+ * element by element.  After each chunk the registers are up to date, so a fault or a request
+ * that is waiting leaves the instruction restartable.  Source: SDM vol 2
+ * "REP/REPE/REPZ/REPNE/REPNZ". */
 #include "exec.h"
 
 enum { CHUNK_COST = 16, ELEMENT_COST = 1 }; /* of the budget */
@@ -67,7 +69,7 @@ static void str_count_down(struct tcg_cpu *c, const struct insn *in, u64 n)
 	addr_reg_set(c, in, RCX, c->v.s.gpr[RCX] - n);
 }
 
-/* --- chunks --------------------------------------------------------------------------------------- */
+/* --- chunks ------------------------------------------------------------------------------- */
 /* How many of n elements from o go on in this page and before the offset wraps. */
 static u64 str_room(struct tcg_cpu *c, const struct insn *in, const struct str_opd *o, u64 n)
 {
@@ -77,8 +79,8 @@ static u64 str_room(struct tcg_cpu *c, const struct insn *in, const struct str_o
 	return MIN(n, bytes / in->size);
 }
 
-/* Host address of n elements, or NULL if they must go one by one. False: a fault, of the first element
- * since all are in one page and within n of the limit. */
+/* Host address of n elements, or NULL if they must go one by one. False: a fault, of the first
+ * element since all are in one page and within n of the limit. */
 static bool str_map(struct tcg_cpu *c, const struct insn *in, struct str_opd *o, u64 n)
 {
 	unsigned bytes = (unsigned)(n * in->size);
@@ -93,13 +95,14 @@ static bool str_map(struct tcg_cpu *c, const struct insn *in, struct str_opd *o,
 	o->host = o->acc == ACC_W ? tlb_write(c, o->lin, bytes) : tlb_read(c, o->lin, bytes);
 	if (o->host)
 		return true;
-	return o->acc == ACC_W ? lin_host_code(c, o->lin, bytes, &o->host, &o->code) :
-				 lin_host(c, o->lin, bytes, o->acc, &o->host);
+	return o->acc == ACC_W ? lin_host_code(c, o->lin, bytes, &o->host, &o->code)
+			       : lin_host(c, o->lin, bytes, o->acc, &o->host);
 }
 
-/* Prepare a chunk of at most n elements of a and (unless NULL) b: how many can be done at once on host
- * addresses; 0: do one element.  False: c->exc. */
-static bool str_chunk(struct tcg_cpu *c, const struct insn *in, struct str_opd *a, struct str_opd *b, u64 *n)
+/* Prepare a chunk of at most n elements of a and (unless NULL) b: how many can be done at once
+ * on host addresses; 0: do one element.  False: c->exc. */
+static bool str_chunk(struct tcg_cpu *c, const struct insn *in, struct str_opd *a,
+		      struct str_opd *b, u64 *n)
 {
 	if (!str_lin(c, in, a) || (b && !str_lin(c, in, b)))
 		return false;
@@ -124,8 +127,9 @@ static bool str_pause(struct tcg_cpu *c, u64 n)
 	return must_leave(c) || c->interp->dropped || c->interp->stepping;
 }
 
-/* Does chunk(c, in, n) for all elements.  It does up to n elements (at least one), advances the registers
- * and says how many it did, or 0 with c->exc; *stop ends the repetition (a compare that decided). */
+/* Does chunk(c, in, n) for all elements.  It does up to n elements (at least one), advances the
+ * registers and says how many it did, or 0 with c->exc; *stop ends the repetition (a compare
+ * that decided). */
 typedef u64 (*str_fn)(struct tcg_cpu *c, const struct insn *in, u64 n, bool *stop);
 
 static HANDLER str_run(struct tcg_cpu *c, const struct insn *in, str_fn chunk)
@@ -150,7 +154,7 @@ static HANDLER str_run(struct tcg_cpu *c, const struct insn *in, str_fn chunk)
 	return in + 1;
 }
 
-/* --- MOVS, STOS, LODS ---------------------------------------------------------------------------------- */
+/* --- MOVS, STOS, LODS --------------------------------------------------------------------- */
 static void host_movs(void *dst, const void *src, u64 n, unsigned size)
 {
 	switch (size) {
@@ -242,17 +246,19 @@ HANDLER exec_LODS(struct tcg_cpu *c, const struct insn *in)
 	return str_run(c, in, lods_chunk);
 }
 
-/* --- CMPS, SCAS ------------------------------------------------------------------------------------------ */
+/* --- CMPS, SCAS --------------------------------------------------------------------------- */
 /* Run the host's repeated compare; returns how many elements it took.  n is not 0. */
-#define SCAN(text)                                                                                 \
-	__asm__ volatile(text ALU_FLAGS_OUT "\n\tmovw %%ax, %w[f]" : "+D"(a), "+S"(b), "+c"(left), \
-			 [f] "=&r"(f), "+a"(ax) : : "cc", "memory")
-#define SCAN_BY_SIZE(rep, ins)                                                                     \
-	switch (size) {                                                                            \
-	case 1: SCAN(rep " " ins "b"); break;                                                      \
-	case 2: SCAN(rep " " ins "w"); break;                                                      \
-	case 4: SCAN(rep " " ins "l"); break;                                                      \
-	default: SCAN(rep " " ins "q"); break;                                                     \
+#define SCAN(text)                                                              \
+	__asm__ volatile(text ALU_FLAGS_OUT "\n\tmovw %%ax, %w[f]"              \
+			 : "+D"(a), "+S"(b), "+c"(left), [f] "=&r"(f), "+a"(ax) \
+			 :                                                      \
+			 : "cc", "memory")
+#define SCAN_BY_SIZE(rep, ins)                 \
+	switch (size) {                        \
+	case 1: SCAN(rep " " ins "b"); break;  \
+	case 2: SCAN(rep " " ins "w"); break;  \
+	case 4: SCAN(rep " " ins "l"); break;  \
+	default: SCAN(rep " " ins "q"); break; \
 	}
 
 static u64 host_cmps(u16 *cc, const void *b, const void *a, u64 n, unsigned size, bool while_equal)
@@ -343,18 +349,17 @@ HANDLER exec_SCAS(struct tcg_cpu *c, const struct insn *in)
 	return str_run(c, in, scas_chunk);
 }
 
-/* --- INS, OUTS ----------------------------------------------------------------------------------------------- */
-/* One element at a time, each an access on the port bus.  The right to the port is asked for even if the
- * count is 0.  Memory is checked before a port is read: what
- * was read could not be put back. */
+/* --- INS, OUTS ---------------------------------------------------------------------------- */
+/* One element at a time, each an access on the port bus.  The right to the port is asked for
+ * even if the count is 0.  Memory is checked before a port is read: what was read could not be
+ * put back. */
 static u64 ins_chunk(struct tcg_cpu *c, const struct insn *in, u64 n, bool *stop)
 {
 	struct str_opd dst = str_dst(ACC_W);
 	u16 port = (u16)c->v.s.gpr[RDX];
 	u64 val;
 
-	if (!str_lin(c, in, &dst) ||
-	    !lin_host(c, dst.lin, in->size, ACC_W, &dst.host))
+	if (!str_lin(c, in, &dst) || !lin_host(c, dst.lin, in->size, ACC_W, &dst.host))
 		return 0;
 	fp_leave(c);
 	val = bus_read(c->v.env->pio, port, in->size);
@@ -377,8 +382,7 @@ static u64 outs_chunk(struct tcg_cpu *c, const struct insn *in, u64 n, bool *sto
 	u16 port = (u16)c->v.s.gpr[RDX];
 	u64 val;
 
-	if (!str_lin(c, in, &src) ||
-	    !lin_load(c, src.lin, in->size, &val))
+	if (!str_lin(c, in, &src) || !lin_load(c, src.lin, in->size, &val))
 		return 0;
 	fp_leave(c);
 	bus_write(c->v.env->pio, port, in->size, val);

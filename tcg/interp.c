@@ -1,13 +1,13 @@
 /* interp.c - the interpreter: operands, the general handlers and the loop that runs blocks.
  *
- * Every row of ops.def can be run by a general handler that works alone and in any mode; blocks use
- * faster ones (fast.c) where there are some.  Runs on the vCPU's thread. */
+ * Every row of ops.def can be run by a general handler that works alone and in any mode; blocks
+ * use faster ones (fast.c) where there are some.  Runs on the vCPU's thread. */
 #include <stdlib.h>
 #include <sys/mman.h>
 
 #include "exec.h"
 
-/* --- operands -------------------------------------------------------------------------------- */
+/* --- operands ----------------------------------------------------------------------------- */
 u64 insn_ea(const struct tcg_cpu *c, const struct insn *in)
 {
 	u64 ea = (u64)in->disp;
@@ -58,7 +58,7 @@ bool opd_store(struct tcg_cpu *c, const struct insn *in, unsigned n, u64 val)
 	}
 }
 
-/* --- the stack ------------------------------------------------------------------------------- */
+/* --- the stack ---------------------------------------------------------------------------- */
 static u64 stack_mask(const struct tcg_cpu *c)
 {
 	return size_mask(c->stack_size);
@@ -84,7 +84,8 @@ bool stack_peek(struct tcg_cpu *c, u64 skip, unsigned size, u64 *val)
 {
 	gva_t lin;
 
-	return stack_lin(c, c->v.s.gpr[RSP] + skip, size, ACC_R, &lin) && lin_load(c, lin, size, val);
+	return stack_lin(c, c->v.s.gpr[RSP] + skip, size, ACC_R, &lin) &&
+	       lin_load(c, lin, size, val);
 }
 
 void stack_drop(struct tcg_cpu *c, u64 bytes)
@@ -92,7 +93,7 @@ void stack_drop(struct tcg_cpu *c, u64 bytes)
 	reg_set(c, RSP, c->stack_size, c->v.s.gpr[RSP] + bytes);
 }
 
-/* --- general handlers -------------------------------------------------------------------------- */
+/* --- general handlers --------------------------------------------------------------------- */
 /* One writer at a time among accesses that the host cannot make atomic. */
 static pthread_mutex_t split_mutex = PTHREAD_MUTEX_INITIALIZER;
 
@@ -108,13 +109,13 @@ void split_unlock(void)
 
 static bool host_cas(void *p, unsigned size, u64 *old, u64 new)
 {
-#define CAS(type)                                                                                  \
-	({                                                                                         \
-		type o_ = (type)*old;                                                              \
-		bool done_ = __atomic_compare_exchange_n((type *)p, &o_, (type)new, false,         \
-							 __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);      \
-		*old = o_;                                                                         \
-		done_;                                                                             \
+#define CAS(type)                                                                             \
+	({                                                                                    \
+		type o_ = (type)*old;                                                         \
+		bool done_ = __atomic_compare_exchange_n((type *)p, &o_, (type) new, false,   \
+							 __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); \
+		*old = o_;                                                                    \
+		done_;                                                                        \
 	})
 	switch (size) {
 	case 1: return CAS(u8);
@@ -232,10 +233,11 @@ insn_fn insn_general(const struct insn *in)
 		return exec_guarded;
 	if (in->op->cls != CLS_DRV)
 		return in->op->exec.self;
-	return in->op->exec.drv == exec_BSF || in->op->exec.drv == exec_BSR ? exec_bit_scan : exec_driver;
+	return in->op->exec.drv == exec_BSF || in->op->exec.drv == exec_BSR ? exec_bit_scan
+									    : exec_driver;
 }
 
-/* --- running --------------------------------------------------------------------------------- */
+/* --- running ------------------------------------------------------------------------------ */
 int interp_init(struct tcg_cpu *c, struct err *e)
 {
 	struct interp *it = calloc(1, sizeof *it);
@@ -243,7 +245,8 @@ int interp_init(struct tcg_cpu *c, struct err *e)
 
 	if (!it)
 		return err_set(e, -ENOMEM, "cpu%u: no memory for the interpreter", c->v.index);
-	p = mmap(NULL, ARENA_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	p = mmap(NULL, ARENA_BYTES, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (p == MAP_FAILED) {
 		free(it);
 		return err_set(e, -ENOMEM, "cpu%u: no memory for decoded code", c->v.index);

@@ -1,9 +1,9 @@
 /* step.c - running one instruction at a time: RFLAGS.TF and the debug registers.
  *
- * While TF is set or a breakpoint is enabled the vCPU leaves the block cache.  Breakpoints on data are
- * recognised from the operands the table gives and the implicit ones of the stack; accesses to
- * descriptor tables and task segments do not count.  Source: SDM vol 3 "Debug Registers", "Debug
- * Exceptions". */
+ * While TF is set or a breakpoint is enabled the vCPU leaves the block cache.  Breakpoints on
+ * data are recognised from the operands the table gives and the implicit ones of the stack;
+ * accesses to descriptor tables and task segments do not count.  Source: SDM vol 3 "Debug
+ * Registers", "Debug Exceptions". */
 #include "exec.h"
 
 enum { DR7_ENABLES = 0xff, DR6_BS = 1 << 14 };
@@ -49,8 +49,8 @@ static u64 break_hits(const struct tcg_cpu *c, const struct access_range *r)
 		unsigned len = break_len(dr7, i);
 		gva_t at = ALIGN_DOWN(c->v.s.dr[i], len);
 
-		if (dr7 >> 2 * i & 3 && break_type_matches(break_type(dr7, i), r) && at < r->at + r->len &&
-		    r->at < at + len)
+		if (dr7 >> 2 * i & 3 && break_type_matches(break_type(dr7, i), r) &&
+		    at < r->at + r->len && r->at < at + len)
 			hits |= BIT(i);
 	}
 	return hits;
@@ -68,7 +68,7 @@ static u64 break_at_code(const struct tcg_cpu *c)
 	return hits;
 }
 
-/* --- what an instruction touches ------------------------------------------------------------------ */
+/* --- what an instruction touches ---------------------------------------------------------- */
 static gva_t seg_address(const struct tcg_cpu *c, unsigned seg, u64 off)
 {
 	if (c->mode == MODE_64)
@@ -89,7 +89,8 @@ static bool pushes(const struct insn *in)
 
 static bool pops(const struct insn *in)
 {
-	return runs(in, exec_POP) || runs(in, exec_POP_SREG) || runs(in, exec_POPF) || runs(in, exec_RET);
+	return runs(in, exec_POP) || runs(in, exec_POP_SREG) || runs(in, exec_POPF) ||
+	       runs(in, exec_RET);
 }
 
 static bool touches_port(const struct insn *in)
@@ -124,14 +125,17 @@ static unsigned insn_ranges(const struct tcg_cpu *c, const struct insn *in, stru
 			r[n++] = opd_range(c, in, i);
 	}
 	if (pushes(in))
-		r[n++] = (struct access_range){ seg_address(c, SEG_SS, rsp - in->size), in->size, true, false };
+		r[n++] = (struct access_range){ seg_address(c, SEG_SS, rsp - in->size), in->size,
+						true, false };
 	else if (pops(in))
-		r[n++] = (struct access_range){ seg_address(c, SEG_SS, rsp), in->size, false, false };
+		r[n++] = (struct access_range){ seg_address(c, SEG_SS, rsp), in->size, false,
+						false };
 	else if (touches_port(in) && c->v.s.cr4 & CR4_DE)
-		r[n++] = (struct access_range){
-			in->opd[0].kind == OPD_IMM || in->opd[1].kind == OPD_IMM ? (u8)in->imm :
-										  (u16)c->v.s.gpr[RDX],
-			in->size, false, true };
+		r[n++] = (struct access_range){ in->opd[0].kind == OPD_IMM ||
+								in->opd[1].kind == OPD_IMM
+							? (u8)in->imm
+							: (u16)c->v.s.gpr[RDX],
+						in->size, false, true };
 	return n;
 }
 
@@ -152,9 +156,9 @@ static u64 break_at_data(struct tcg_cpu *c)
 	return hits;
 }
 
-/* --- the step --------------------------------------------------------------------------------------- */
-/* Does TF as it was before the instruction count?  INT n drops the trap; for SYSCALL and SYSRET the flags
- * they leave behind decide. */
+/* --- the step ----------------------------------------------------------------------------- */
+/* Does TF as it was before the instruction count?  INT n drops the trap; for SYSCALL and SYSRET
+ * the flags they leave behind decide. */
 static bool trap_after(const struct tcg_cpu *c, bool tf_before)
 {
 	const struct insn *in = &c->interp->one;

@@ -1,8 +1,10 @@
-/* tcg.c - the software CPU as an engine: its run loop, requests, timers, interrupts, state in and out.
+/* tcg.c - the software CPU as an engine: its run loop, requests, timers, interrupts, state in
+ * and out.
  *
- * tcg_run goes round: requests, timer, the event to deliver, then guest code until something concerns
- * this loop.  Everything runs on the vCPU's thread but tcg_kick and tcg_written, which any thread may
- * call.  Source: SDM vol 3 "Priority Among Concurrent Events", "INIT"; vol 3 "MP Initialization". */
+ * tcg_run goes round: requests, timer, the event to deliver, then guest code until something
+ * concerns this loop.  Everything runs on the vCPU's thread but tcg_kick and tcg_written, which
+ * any thread may call.  Source: SDM vol 3 "Priority Among Concurrent Events", "INIT"; vol 3 "MP
+ * Initialization". */
 #include "engine.h"
 
 #include <inttypes.h>
@@ -13,7 +15,7 @@
 
 enum { LOOK_NS = 50000 }; /* longest time between two looks at the local APIC's timer */
 
-/* --- vCPUs ---------------------------------------------------------------------------------------- */
+/* --- vCPUs -------------------------------------------------------------------------------- */
 static void cpu_free(struct tcg_cpu *c)
 {
 	native_free(c);
@@ -22,7 +24,8 @@ static void cpu_free(struct tcg_cpu *c)
 	free(c);
 }
 
-static struct tcg_cpu *cpu_new(struct engine_env *env, u32 index, struct code_map *code, struct err *e)
+static struct tcg_cpu *cpu_new(struct engine_env *env, u32 index, struct code_map *code,
+			       struct err *e)
 {
 	struct tcg_cpu *c = aligned_alloc(64, ALIGN_UP(sizeof *c, 64));
 
@@ -93,7 +96,7 @@ static void tcg_kick(struct vcpu *v)
 	atomic_store(&tcg_of(v)->kicked, 1);
 }
 
-/* --- memory written by others --------------------------------------------------------------------- */
+/* --- memory written by others ------------------------------------------------------------- */
 /* DMA: code made from the bytes is dropped before the vCPUs run on.  Any thread. */
 static void tcg_written(void *ctx, gpa_t gpa, u64 len)
 {
@@ -126,7 +129,7 @@ static void tcg_free(struct engine_env *env)
 	env->engine_priv = NULL;
 }
 
-/* --- requests --------------------------------------------------------------------------------------- */
+/* --- requests ----------------------------------------------------------------------------- */
 static void cpu_init_signal(struct tcg_cpu *c)
 {
 	fp_leave(c);
@@ -180,7 +183,7 @@ static void take_requests(struct tcg_cpu *c)
 		c->v.s.nmi_pending = 1;
 }
 
-/* --- time --------------------------------------------------------------------------------------------- */
+/* --- time --------------------------------------------------------------------------------- */
 static void timer_poll(struct tcg_cpu *c)
 {
 	struct lapic *a = c->v.apic;
@@ -196,7 +199,7 @@ static void timer_poll(struct tcg_cpu *c)
 	c->interp->look_tsc = tsc + wait_ns * c->v.env->tsc_khz / 1000000;
 }
 
-/* --- events --------------------------------------------------------------------------------------------- */
+/* --- events ------------------------------------------------------------------------------- */
 static void deliver(struct tcg_cpu *c, enum event_kind kind, u8 vector)
 {
 	c->v.s.mp_state = MP_RUNNABLE;
@@ -230,8 +233,8 @@ static int irq_ack(struct tcg_cpu *c)
 	return vector;
 }
 
-/* Deliver what is due.  An interrupt that must wait for RFLAGS.IF is noted for interp_run; a shadow of STI
- * or MOV SS lasts one instruction, which runs first. */
+/* Deliver what is due.  An interrupt that must wait for RFLAGS.IF is noted for interp_run; a
+ * shadow of STI or MOV SS lasts one instruction, which runs first. */
 static void take_event(struct tcg_cpu *c)
 {
 	struct cpu_state *s = &c->v.s;
@@ -256,7 +259,7 @@ static void take_event(struct tcg_cpu *c)
 		deliver(c, EV_INTR, (u8)vector);
 }
 
-/* --- the loop --------------------------------------------------------------------------------------------- */
+/* --- the loop ----------------------------------------------------------------------------- */
 /* May guest code run?  VEXIT_*, or RUN_ON. */
 static int why_not_run(const struct tcg_cpu *c)
 {
@@ -312,22 +315,30 @@ static void tcg_stats(struct engine_env *env)
 		const struct tcg_cpu *c = tcg_of(env->vcpus[i]);
 
 		fprintf(stderr,
-			"cpu%u: %" PRIu64 " instructions, %" PRIu64 " stepped, %" PRIu64 " blocks made of %" PRIu64
-			" instructions, %" PRIu64 " dropped, %" PRIu64 " cache flushes, %" PRIu64
-			" TLB fills, %" PRIu64 " exceptions, %" PRIu64 " exits\n",
+			"cpu%u: %" PRIu64 " instructions, %" PRIu64 " stepped, %" PRIu64
+			" blocks made of %" PRIu64 " instructions, %" PRIu64 " dropped, %" PRIu64
+			" cache flushes, %" PRIu64 " TLB fills, %" PRIu64 " exceptions, %" PRIu64
+			" exits\n",
 			i, c->stat_insns, c->interp->stat_steps, c->stat_blocks, c->stat_decoded,
-			c->stat_invalidated, c->interp->stat_flushes, c->stat_tlb_fills, c->stat_exc,
-			c->v.stat_exits);
+			c->stat_invalidated, c->interp->stat_flushes, c->stat_tlb_fills,
+			c->stat_exc, c->v.stat_exits);
 	}
 }
 
 const struct engine tcg_engine = {
-	.name = "tcg", .init = tcg_init, .free = tcg_free, .vcpu_new = tcg_vcpu_new,
-	.vcpu_free = tcg_vcpu_free, .run = tcg_run, .pull = tcg_pull, .push = tcg_push, .kick = tcg_kick,
+	.name = "tcg",
+	.init = tcg_init,
+	.free = tcg_free,
+	.vcpu_new = tcg_vcpu_new,
+	.vcpu_free = tcg_vcpu_free,
+	.run = tcg_run,
+	.pull = tcg_pull,
+	.push = tcg_push,
+	.kick = tcg_kick,
 	.stats = tcg_stats,
 };
 
-/* --- one instruction for another engine ------------------------------------------------------------------- */
+/* --- one instruction for another engine --------------------------------------------------- */
 struct tcg_foreign {
 	struct tcg_cpu *c;
 };

@@ -32,9 +32,11 @@ static void kit_long_mode(struct cpu_kit *k)
 	s->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;
 	s->efer = EFER_LME | EFER_LMA | EFER_SCE | EFER_NX;
 	for (unsigned i = 0; i < SEG_NR; i++)
-		s->seg[i] = (struct seg_reg){ .sel = 16, .limit = 0xffffffff,
+		s->seg[i] = (struct seg_reg){ .sel = 16,
+					      .limit = 0xffffffff,
 					      .attr = 3 | ATTR_S | ATTR_P | ATTR_DB | ATTR_G };
-	s->seg[SEG_CS] = (struct seg_reg){ .sel = 8, .limit = 0xffffffff,
+	s->seg[SEG_CS] = (struct seg_reg){ .sel = 8,
+					   .limit = 0xffffffff,
 					   .attr = 0xb | ATTR_S | ATTR_P | ATTR_L | ATTR_G };
 	s->gpr[RSP] = KIT_STACK;
 	s->rip = KIT_CODE;
@@ -49,8 +51,13 @@ struct cpu_kit *cpu_kit_new(void)
 	OK(memory_init(&k->mem, KIT_BYTES, &e) == 0);
 	bus_init(&k->pio, "pio", &k->lock);
 	bus_init(&k->mmio, "mmio", &k->lock);
-	k->env = (struct engine_env){ .mem = &k->mem, .pio = &k->pio, .mmio = &k->mmio, .lock = &k->lock,
-				      .vcpus = k->vcpus, .nr_vcpus = 1, .tsc_khz = 1000000 };
+	k->env = (struct engine_env){ .mem = &k->mem,
+				      .pio = &k->pio,
+				      .mmio = &k->mmio,
+				      .lock = &k->lock,
+				      .vcpus = k->vcpus,
+				      .nr_vcpus = 1,
+				      .tsc_khz = 1000000 };
 	OK(tcg_engine.init(&k->env, &e) == 0);
 	k->vcpus[0] = tcg_engine.vcpu_new(&k->env, 0, &e);
 	OK(k->vcpus[0]);

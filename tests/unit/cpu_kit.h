@@ -1,11 +1,13 @@
-/* cpu_kit.h - a software CPU with a little memory for the tests of the interpreter: 64-bit mode at CPL 0,
- * linear = physical in 4 KiB pages, code at CODE, data at DATA, a stack below STACK. */
+/* cpu_kit.h - a software CPU with a little memory for the tests of the interpreter: 64-bit mode at
+ * CPL 0, linear = physical in 4 KiB pages, code at KIT_CODE, data at KIT_DATA, a stack below
+ * KIT_STACK. */
 #pragma once
 
 #include "../../tcg/exec.h"
 #include "../test.h"
 
-enum { KIT_CODE = 0x10000, KIT_DATA = 0x20000, KIT_STACK = 0x30000, KIT_TABLES = 0x100000, KIT_BYTES = 2 << 20 };
+enum { KIT_CODE = 0x10000, KIT_DATA = 0x20000, KIT_STACK = 0x30000, KIT_TABLES = 0x100000,
+       KIT_BYTES = 2 << 20 };
 
 struct cpu_kit {
 	struct memory mem;

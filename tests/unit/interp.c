@@ -1,5 +1,6 @@
-/* interp.c - tests of tcg/interp.c, block.c, fast.c, step.c, exec_ctl.c, exec_str.c and tcg.c: small
- * programs as bytes, with what each must leave behind. */
+/* interp.c - tests of tcg/interp.c, block.c, fast.c, step.c, exec_ctl.c, exec_str.c and tcg.c:
+ * small programs as bytes, with what each must leave behind. */
+/* clang-format off: machine code stands beside its source */
 #include <unistd.h>
 
 #include "../../tcg/engine.h"
@@ -7,16 +8,16 @@
 
 #define HLT 0xf4
 
-/* --- running ---------------------------------------------------------------------------------------- */
+/* --- running ------------------------------------------------------------------------------ */
 TEST(interp_runs_a_loop_to_its_end)
 {
 	struct cpu_kit *k = cpu_kit_new();
 
-	CODE(k, 0xb9, 0xa0, 0x86, 0x01, 0x00,   /* mov ecx, 100000 */
-	     0x31, 0xc0,                        /* xor eax, eax */
-	     0x48, 0x01, 0xc8,                  /* 1: add rax, rcx */
-	     0xff, 0xc9,                        /* dec ecx */
-	     0x75, 0xf9,                        /* jnz 1b */
+	CODE(k, 0xb9, 0xa0, 0x86, 0x01, 0x00, /* mov ecx, 100000 */
+	     0x31, 0xc0, /* xor eax, eax */
+	     0x48, 0x01, 0xc8, /* 1: add rax, rcx */
+	     0xff, 0xc9, /* dec ecx */
+	     0x75, 0xf9, /* jnz 1b */
 	     HLT);
 	cpu_kit_run(k);
 	EQ(k->s->gpr[RAX], 100000ull * 100001 / 2);
@@ -28,14 +29,12 @@ TEST(interp_runs_a_loop_to_its_end)
 TEST(interp_calls_and_returns_across_pages)
 {
 	struct cpu_kit *k = cpu_kit_new();
-	static const u8 callee[] = { 0xff, 0xc0, 0xc3 };        /* inc eax; ret */
+	static const u8 callee[] = { 0xff, 0xc0, 0xc3 }; /* inc eax; ret */
 
 	memcpy(k->ram + KIT_CODE + 0x2005, callee, sizeof callee);
-	CODE(k, 0xb9, 0xe8, 0x03, 0x00, 0x00,   /* mov ecx, 1000 */
-	     0x31, 0xc0,
-	     0xe8, 0xf9, 0x1f, 0x00, 0x00,      /* 1: call +0x2005 */
-	     0xff, 0xc9,
-	     0x75, 0xf7,                        /* jnz 1b */
+	CODE(k, 0xb9, 0xe8, 0x03, 0x00, 0x00, /* mov ecx, 1000 */
+	     0x31, 0xc0, 0xe8, 0xf9, 0x1f, 0x00, 0x00, /* 1: call +0x2005 */
+	     0xff, 0xc9, 0x75, 0xf7, /* jnz 1b */
 	     HLT);
 	cpu_kit_run(k);
 	EQ(k->s->gpr[RAX], 1000);
@@ -47,14 +46,14 @@ TEST(interp_real_mode_wraps_and_uses_segments)
 {
 	struct cpu_kit *k = cpu_kit_new();
 	static const u8 code[] = {
-		0xb8, 0x00, 0x20,               /* mov ax, 0x2000 */
-		0x8e, 0xd8,                     /* mov ds, ax */
-		0xbb, 0xff, 0xff,               /* mov bx, 0xffff */
-		0x43,                           /* inc bx */
-		0xc6, 0x07, 0x5a,               /* mov byte [bx], 0x5a */
-		0xb9, 0x05, 0x00,               /* mov cx, 5 */
-		0x40,                           /* 1: inc ax */
-		0xe2, 0xfd,                     /* loop 1b */
+		0xb8, 0x00, 0x20, /* mov ax, 0x2000 */
+		0x8e, 0xd8, /* mov ds, ax */
+		0xbb, 0xff, 0xff, /* mov bx, 0xffff */
+		0x43, /* inc bx */
+		0xc6, 0x07, 0x5a, /* mov byte [bx], 0x5a */
+		0xb9, 0x05, 0x00, /* mov cx, 5 */
+		0x40, /* 1: inc ax */
+		0xe2, 0xfd, /* loop 1b */
 		HLT,
 	};
 
@@ -73,12 +72,12 @@ TEST(interp_flat_32_bit_code_clears_nothing_it_should_not)
 
 	cpu_kit_flat32(k);
 	k->s->gpr[RAX] = 0x1234;
-	CODE(k, 0x66, 0xb8, 0xff, 0xff,         /* mov ax, 0xffff */
-	     0x40,                              /* inc eax */
-	     0x50,                              /* push eax */
-	     0x8b, 0x1c, 0x24,                  /* mov ebx, [esp] */
-	     0xb9, 0x03, 0x00, 0x00, 0x00,
-	     0x01, 0xc8, 0x49, 0x75, 0xfb,      /* 1: add eax, ecx; dec ecx; jnz 1b */
+	CODE(k, 0x66, 0xb8, 0xff, 0xff, /* mov ax, 0xffff */
+	     0x40, /* inc eax */
+	     0x50, /* push eax */
+	     0x8b, 0x1c, 0x24, /* mov ebx, [esp] */
+	     0xb9, 0x03, 0x00, 0x00, 0x00, 0x01, 0xc8, 0x49, 0x75,
+	     0xfb, /* 1: add eax, ecx; dec ecx; jnz 1b */
 	     HLT);
 	cpu_kit_run(k);
 	EQ(k->s->gpr[RBX], 0x10000);
@@ -99,7 +98,7 @@ TEST(interp_a_request_ends_an_endless_loop)
 	struct cpu_kit *k = cpu_kit_new();
 	pthread_t t;
 
-	CODE(k, 0xeb, 0xfe);                    /* jmp . */
+	CODE(k, 0xeb, 0xfe); /* jmp . */
 	pthread_create(&t, NULL, pause_soon, k->vcpus[0]);
 	EQ(tcg_engine.run(k->vcpus[0]), VEXIT_KICK);
 	pthread_join(t, NULL);
@@ -111,20 +110,21 @@ TEST(interp_triple_fault_asks_for_a_reset)
 {
 	struct cpu_kit *k = cpu_kit_new();
 
-	CODE(k, 0x0f, 0x0b);                    /* ud2, without an IDT */
+	CODE(k, 0x0f, 0x0b); /* ud2, without an IDT */
 	k->s->idt.limit = 0;
 	EQ(tcg_engine.run(k->vcpus[0]), VEXIT_RESET);
 	cpu_kit_free(k);
 }
 
-/* --- code that changes --------------------------------------------------------------------------------- */
+/* --- code that changes -------------------------------------------------------------------- */
 TEST(interp_a_store_into_the_running_block_takes_effect_at_once)
 {
 	struct cpu_kit *k = cpu_kit_new();
 
 	for (unsigned round = 0; round < 2; round++) {
-		CODE(k, 0xc6, 0x05, 0x01, 0x00, 0x00, 0x00, 0x07, /* mov byte [rip+1], 7: the immediate */
-		     0xb8, 0x01, 0x00, 0x00, 0x00,                /* mov eax, 1 */
+		CODE(k, 0xc6, 0x05, 0x01, 0x00, 0x00, 0x00,
+		     0x07, /* mov byte [rip+1], 7: the immediate */
+		     0xb8, 0x01, 0x00, 0x00, 0x00, /* mov eax, 1 */
 		     HLT);
 		cpu_kit_run(k);
 		EQ(k->s->gpr[RAX], 7);
@@ -136,15 +136,14 @@ TEST(interp_code_rewritten_again_and_again_is_never_stale)
 {
 	struct cpu_kit *k = cpu_kit_new();
 
-	CODE(k, 0xb9, 0xe8, 0x03, 0x00, 0x00,           /* mov ecx, 1000 */
-	     0xbf, 0x00, 0x10, 0x02, 0x00,              /* mov edi, DATA + 0x1000 */
-	     0x31, 0xdb,
-	     0xc6, 0x07, 0xb8,                          /* 1: mov byte [rdi], 0xb8 */
-	     0x89, 0x4f, 0x01,                          /* mov [rdi+1], ecx */
-	     0xc6, 0x47, 0x05, 0xc3,                    /* mov byte [rdi+5], 0xc3 */
-	     0xff, 0xd7,                                /* call rdi */
-	     0x48, 0x01, 0xc3,                          /* add rbx, rax */
-	     0xff, 0xc9, 0x75, 0xed,                    /* dec ecx; jnz 1b */
+	CODE(k, 0xb9, 0xe8, 0x03, 0x00, 0x00, /* mov ecx, 1000 */
+	     0xbf, 0x00, 0x10, 0x02, 0x00, /* mov edi, DATA + 0x1000 */
+	     0x31, 0xdb, 0xc6, 0x07, 0xb8, /* 1: mov byte [rdi], 0xb8 */
+	     0x89, 0x4f, 0x01, /* mov [rdi+1], ecx */
+	     0xc6, 0x47, 0x05, 0xc3, /* mov byte [rdi+5], 0xc3 */
+	     0xff, 0xd7, /* call rdi */
+	     0x48, 0x01, 0xc3, /* add rbx, rax */
+	     0xff, 0xc9, 0x75, 0xed, /* dec ecx; jnz 1b */
 	     HLT);
 	cpu_kit_run(k);
 	EQ(k->s->gpr[RBX], 1000 * 1001 / 2);
@@ -156,8 +155,8 @@ TEST(interp_data_beside_code_drops_no_block)
 {
 	struct cpu_kit *k = cpu_kit_new();
 
-	CODE(k, 0xb9, 0xe8, 0x03, 0x00, 0x00,           /* mov ecx, 1000 */
-	     0x89, 0x0d, 0xf5, 0x00, 0x00, 0x00,        /* 1: mov [rip+0xf5], ecx */
+	CODE(k, 0xb9, 0xe8, 0x03, 0x00, 0x00, /* mov ecx, 1000 */
+	     0x89, 0x0d, 0xf5, 0x00, 0x00, 0x00, /* 1: mov [rip+0xf5], ecx */
 	     0xff, 0xc9, 0x75, 0xf6, HLT);
 	cpu_kit_run(k);
 	EQ(ld32(k->ram + KIT_CODE + 0x100), 1);
@@ -196,7 +195,7 @@ TEST(interp_a_remapped_page_runs_its_new_code)
 	cpu_kit_free(k);
 }
 
-/* --- instructions that cross a page ------------------------------------------------------------------------ */
+/* --- instructions that cross a page ------------------------------------------------------- */
 static void put_crossing(struct cpu_kit *k)
 {
 	static const u8 code[] = { 0xb8, 0x11, 0x22, 0x33, 0x44, HLT };
@@ -213,7 +212,7 @@ TEST(interp_an_instruction_may_cross_a_page)
 	put_crossing(k);
 	cpu_kit_run(k);
 	EQ(k->s->gpr[RAX], 0x44332211);
-	k->ram[KIT_CODE + PAGE_SIZE] = 0x55;    /* its part in the second page */
+	k->ram[KIT_CODE + PAGE_SIZE] = 0x55; /* its part in the second page */
 	k->s->rip = KIT_CODE + PAGE_SIZE - 3;
 	k->s->mp_state = MP_RUNNABLE;
 	cpu_kit_run(k);
@@ -233,7 +232,7 @@ TEST(interp_a_crossing_instruction_faults_at_the_second_page)
 	cpu_kit_free(k);
 }
 
-/* --- faults ------------------------------------------------------------------------------------------------------ */
+/* --- faults ------------------------------------------------------------------------------- */
 TEST(interp_read_modify_write_faults_as_a_write)
 {
 	struct cpu_kit *k = cpu_kit_new();
@@ -242,7 +241,7 @@ TEST(interp_read_modify_write_faults_as_a_write)
 	k->s->gpr[RDI] = KIT_DATA;
 	k->s->gpr[RAX] = 1;
 	k->c->cc = 0x200;
-	CODE(k, 0x01, 0x07);                    /* add [rdi], eax */
+	CODE(k, 0x01, 0x07); /* add [rdi], eax */
 	EQ(cpu_kit_one(k), EXC_PF);
 	EQ(k->c->exc.error, PF_P | PF_W);
 	EQ(k->c->cc, 0x200);
@@ -268,13 +267,13 @@ TEST(interp_divide_errors_are_caught_before_the_host_divides)
 
 	k->s->gpr[RDX] = 5;
 	k->s->gpr[RCX] = 5;
-	CODE(k, 0x48, 0xf7, 0xf1);              /* div rcx: the quotient needs 65 bits */
+	CODE(k, 0x48, 0xf7, 0xf1); /* div rcx: the quotient needs 65 bits */
 	EQ(cpu_kit_one(k), EXC_DE);
 	k->c->exc.vector = EXC_NONE;
 	k->s->gpr[RAX] = 1ull << 63;
 	k->s->gpr[RDX] = ~0ull;
 	k->s->gpr[RCX] = ~0ull;
-	CODE(k, 0x48, 0xf7, 0xf9);              /* idiv rcx: -2^63 / -1 */
+	CODE(k, 0x48, 0xf7, 0xf9); /* idiv rcx: -2^63 / -1 */
 	EQ(cpu_kit_one(k), EXC_DE);
 	k->c->exc.vector = EXC_NONE;
 	k->s->gpr[RCX] = 1;
@@ -284,17 +283,17 @@ TEST(interp_divide_errors_are_caught_before_the_host_divides)
 	cpu_kit_free(k);
 }
 
-/* --- the stack's special cases ---------------------------------------------------------------------------------------- */
+/* --- the stack's special cases ------------------------------------------------------------ */
 TEST(interp_pop_addresses_memory_with_the_new_rsp)
 {
 	struct cpu_kit *k = cpu_kit_new();
 
 	k->s->gpr[RSP] = KIT_STACK - 64;
 	st64(k->ram + KIT_STACK - 64, 0x1122);
-	CODE(k, 0x8f, 0x44, 0x24, 0x08,         /* pop qword [rsp+8] */
-	     0x54,                              /* push rsp: the old value */
-	     0x58,                              /* pop rax */
-	     0x5c,                              /* pop rsp: no increment after */
+	CODE(k, 0x8f, 0x44, 0x24, 0x08, /* pop qword [rsp+8] */
+	     0x54, /* push rsp: the old value */
+	     0x58, /* pop rax */
+	     0x5c, /* pop rsp: no increment after */
 	     HLT);
 	st64(k->ram + KIT_STACK - 56, 0x2f000);
 	cpu_kit_run(k);
@@ -311,7 +310,7 @@ TEST(interp_enter_copies_the_display)
 
 	k->s->gpr[RBP] = outer;
 	st64(k->ram + outer - 8, 0xaaaa);
-	CODE(k, 0xc8, 0x20, 0x00, 0x02, HLT);   /* enter 32, 2 */
+	CODE(k, 0xc8, 0x20, 0x00, 0x02, HLT); /* enter 32, 2 */
 	cpu_kit_run(k);
 	EQ(ld64(k->ram + KIT_STACK - 8), outer);
 	EQ(ld64(k->ram + KIT_STACK - 16), 0xaaaa);
@@ -321,7 +320,7 @@ TEST(interp_enter_copies_the_display)
 	cpu_kit_free(k);
 }
 
-/* --- strings --------------------------------------------------------------------------------------------------------------- */
+/* --- strings ------------------------------------------------------------------------------ */
 static void strings(struct cpu_kit *k, u64 src, u64 dst, u64 n)
 {
 	k->s->gpr[RSI] = src;
@@ -336,7 +335,7 @@ TEST(interp_rep_movs_fault_leaves_registers_at_the_element)
 	memset(k->ram + KIT_DATA, 0x77, PAGE_SIZE);
 	cpu_kit_map(k, KIT_DATA + 0x3000, 0, 0);
 	strings(k, KIT_DATA + 2, KIT_DATA + 0x3000 - 20, 100);
-	CODE(k, 0xf3, 0xa4, HLT);               /* rep movsb */
+	CODE(k, 0xf3, 0xa4, HLT); /* rep movsb */
 	k->c->budget = BUDGET;
 	EQ(cpu_kit_one(k), EXC_PF);
 	EQ(k->s->gpr[RCX], 80);
@@ -370,7 +369,7 @@ TEST(interp_movs_goes_downwards_with_df)
 	for (unsigned i = 0; i < 64; i++)
 		st32(k->ram + KIT_DATA + 4 * i, i);
 	strings(k, KIT_DATA + 252, KIT_DATA + 260, 64);
-	CODE(k, 0xfd, 0xf3, 0xa5, 0xfc, HLT);   /* std; rep movsd; cld */
+	CODE(k, 0xfd, 0xf3, 0xa5, 0xfc, HLT); /* std; rep movsd; cld */
 	cpu_kit_run(k);
 	for (unsigned i = 0; i < 64; i++)
 		EQ(ld32(k->ram + KIT_DATA + 8 + 4 * i), i);
@@ -384,7 +383,7 @@ TEST(interp_stos_crosses_pages_unaligned)
 
 	strings(k, 0, KIT_DATA + 3, 2000);
 	k->s->gpr[RAX] = 0x0807060504030201;
-	CODE(k, 0xf3, 0x48, 0xab, HLT);         /* rep stosq */
+	CODE(k, 0xf3, 0x48, 0xab, HLT); /* rep stosq */
 	cpu_kit_run(k);
 	for (unsigned i = 0; i < 16000; i++)
 		EQ(k->ram[KIT_DATA + 3 + i], i % 8 + 1);
@@ -404,7 +403,7 @@ TEST(interp_repe_cmps_stops_behind_the_difference)
 	cpu_kit_run(k);
 	EQ(k->s->gpr[RCX], 9000 - 4501);
 	EQ(k->s->gpr[RSI], KIT_DATA + 4501);
-	OK(cc_test(k->c->cc, 2));               /* 0 - 1 borrows */
+	OK(cc_test(k->c->cc, 2)); /* 0 - 1 borrows */
 	OK(!cc_test(k->c->cc, 4));
 	cpu_kit_free(k);
 }
@@ -436,10 +435,10 @@ TEST(interp_movs_over_code_drops_it)
 	memcpy(k->ram + KIT_DATA, old, sizeof old);
 	memcpy(k->ram + KIT_DATA + 0x1000, new, sizeof new);
 	strings(k, KIT_DATA + 0x1000, KIT_DATA, 300);
-	CODE(k, 0xba, 0x00, 0x00, 0x02, 0x00,   /* mov edx, DATA */
-	     0xff, 0xd2,                        /* call rdx */
-	     0x89, 0xc3,                        /* mov ebx, eax */
-	     0xf3, 0xa4,                        /* rep movsb */
+	CODE(k, 0xba, 0x00, 0x00, 0x02, 0x00, /* mov edx, DATA */
+	     0xff, 0xd2, /* call rdx */
+	     0x89, 0xc3, /* mov ebx, eax */
+	     0xf3, 0xa4, /* rep movsb */
 	     0xff, 0xd2, HLT);
 	cpu_kit_run(k);
 	EQ(k->s->gpr[RBX], 1);
@@ -447,7 +446,7 @@ TEST(interp_movs_over_code_drops_it)
 	cpu_kit_free(k);
 }
 
-/* --- atomic accesses ---------------------------------------------------------------------------------------------------------- */
+/* --- atomic accesses ---------------------------------------------------------------------- */
 TEST(interp_locked_accesses_may_cross_a_page)
 {
 	struct cpu_kit *k = cpu_kit_new();
@@ -455,8 +454,8 @@ TEST(interp_locked_accesses_may_cross_a_page)
 	st64(k->ram + KIT_DATA + 0xffc, 0x00000000ffffffff);
 	k->s->gpr[RDI] = KIT_DATA + 0xffc;
 	k->s->gpr[RDX] = 3;
-	CODE(k, 0xf0, 0x48, 0xff, 0x07,         /* lock inc qword [rdi] */
-	     0xf0, 0x48, 0x0f, 0xc1, 0x17,      /* lock xadd [rdi], rdx */
+	CODE(k, 0xf0, 0x48, 0xff, 0x07, /* lock inc qword [rdi] */
+	     0xf0, 0x48, 0x0f, 0xc1, 0x17, /* lock xadd [rdi], rdx */
 	     HLT);
 	cpu_kit_run(k);
 	EQ(ld64(k->ram + KIT_DATA + 0xffc), 0x100000003);
@@ -472,7 +471,7 @@ TEST(interp_cmpxchg_writes_and_sets_flags_either_way)
 	k->s->gpr[RAX] = 0xffffffff00000005;
 	k->s->gpr[RCX] = 9;
 	st32(k->ram + KIT_DATA, 5);
-	CODE(k, 0xf0, 0x0f, 0xb1, 0x0f);        /* lock cmpxchg [rdi], ecx */
+	CODE(k, 0xf0, 0x0f, 0xb1, 0x0f); /* lock cmpxchg [rdi], ecx */
 	EQ(cpu_kit_one(k), EXC_NONE);
 	OK(cc_test(k->c->cc, 4));
 	EQ(ld32(k->ram + KIT_DATA), 9);
@@ -509,13 +508,13 @@ TEST(interp_bit_strings_reach_below_their_base)
 
 	k->s->gpr[RDI] = KIT_DATA + 64;
 	k->s->gpr[RAX] = (u64)-65;
-	CODE(k, 0x48, 0x0f, 0xab, 0x07, HLT);   /* bts [rdi], rax */
+	CODE(k, 0x48, 0x0f, 0xab, 0x07, HLT); /* bts [rdi], rax */
 	cpu_kit_run(k);
 	EQ(ld64(k->ram + KIT_DATA + 48), 1ull << 63);
 	cpu_kit_free(k);
 }
 
-/* --- single steps and breakpoints ------------------------------------------------------------------------------------------------ */
+/* --- single steps and breakpoints --------------------------------------------------------- */
 TEST(interp_tf_traps_after_one_instruction)
 {
 	struct cpu_kit *k = cpu_kit_new();
@@ -551,14 +550,14 @@ TEST(interp_breakpoints_on_code_fault_and_on_data_trap)
 	k->s->gpr[RDI] = KIT_DATA + 2;
 	k->s->dr[0] = KIT_CODE;
 	k->s->dr[1] = KIT_DATA;
-	k->s->dr[7] = 0x402 | 0x8 | 0xd << 20;  /* G0: execution; G1: four bytes, written */
-	CODE(k, 0x88, 0x07);                    /* mov [rdi], al */
+	k->s->dr[7] = 0x402 | 0x8 | 0xd << 20; /* G0: execution; G1: four bytes, written */
+	CODE(k, 0x88, 0x07); /* mov [rdi], al */
 	step_one(k->c);
 	EQ(k->c->exc.vector, EXC_DB);
 	OK(!k->c->exc.trap);
 	EQ(k->c->exc.dr6, 1);
 	k->c->exc.vector = EXC_NONE;
-	k->s->rflags |= FL_RF;                  /* as the handler would return */
+	k->s->rflags |= FL_RF; /* as the handler would return */
 	step_one(k->c);
 	EQ(k->c->exc.vector, EXC_DB);
 	OK(k->c->exc.trap);
@@ -567,7 +566,7 @@ TEST(interp_breakpoints_on_code_fault_and_on_data_trap)
 	cpu_kit_free(k);
 }
 
-/* --- for other engines ------------------------------------------------------------------------------------------------------- */
+/* --- for other engines -------------------------------------------------------------------- */
 TEST(interp_steps_one_instruction_for_another_engine)
 {
 	struct cpu_kit *k = cpu_kit_new();
@@ -575,8 +574,8 @@ TEST(interp_steps_one_instruction_for_another_engine)
 	struct tcg_foreign *f = NULL;
 	struct err e;
 
-	CODE(k, 0x48, 0x01, 0xd8,               /* add rax, rbx */
-	     0x0f, 0x0b);                       /* ud2 */
+	CODE(k, 0x48, 0x01, 0xd8, /* add rax, rbx */
+	     0x0f, 0x0b); /* ud2 */
 	tcg_engine.pull(k->vcpus[0]);
 	other.s = *k->s;
 	other.s.gpr[RAX] = ~0ull;

@@ -1,6 +1,7 @@
-/* interp_host.c - integer instructions in their register and memory forms, each with random registers,
- * flags and memory, run by the host and by the interpreter, both its general and its block handlers.
- * Everything must agree, flags the SDM leaves undefined included. */
+/* interp_host.c - integer instructions in their register and memory forms, each with random
+ * registers, flags and memory, run by the host and by the interpreter, both its general and its
+ * block handlers.  Everything must agree, flags the SDM leaves undefined included. */
+/* clang-format off: tables and assembler, laid out by hand */
 #include <sys/mman.h>
 
 #include "cpu_kit.h"
@@ -8,61 +9,143 @@
 enum { ROUNDS = 300, MEM = 64, CODE_AT = 0x10000, DATA_AT = 0x20000 };
 
 /* What an entry's operands look like. */
-enum { M8 = 1, MV = 2, NO64 = 4, NO16 = 8, IB = 16, IZ = 32, NOMEM = 64, PLAIN = 128, W_ONLY = 256 };
+enum {
+	M8 = 1,
+	MV = 2,
+	NO64 = 4,
+	NO16 = 8,
+	IB = 16,
+	IZ = 32,
+	NOMEM = 64,
+	PLAIN = 128,
+	W_ONLY = 256
+};
 static const struct {
 	u8 prefix, map38, opcode; /* map38: 0 one-byte, 1 0F, 2 0F38 */
-	s8 digit;                 /* ModRM.reg, -1: a register */
+	s8 digit; /* ModRM.reg, -1: a register */
 	u16 flags;
 	const char *name;
 } forms[] = {
-#define ALU_FORMS(op, digit, name)                                                                 \
-	{ 0, 0, op, -1, M8, name }, { 0, 0, op + 1, -1, MV, name }, { 0, 0, op + 2, -1, M8, name }, \
-	{ 0, 0, op + 3, -1, MV, name }, { 0, 0, 0x80, digit, M8 | IB, name },                      \
-	{ 0, 0, 0x81, digit, MV | IZ, name }, { 0, 0, 0x83, digit, MV | IB, name }
-	ALU_FORMS(0x00, 0, "add"), ALU_FORMS(0x08, 1, "or"), ALU_FORMS(0x10, 2, "adc"),
-	ALU_FORMS(0x18, 3, "sbb"), ALU_FORMS(0x20, 4, "and"), ALU_FORMS(0x28, 5, "sub"),
-	ALU_FORMS(0x30, 6, "xor"), ALU_FORMS(0x38, 7, "cmp"),
-#define SHIFT_FORMS(digit, name)                                                                   \
-	{ 0, 0, 0xc0, digit, M8 | IB, name }, { 0, 0, 0xc1, digit, MV | IB, name },                \
-	{ 0, 0, 0xd0, digit, M8, name }, { 0, 0, 0xd1, digit, MV, name },                          \
-	{ 0, 0, 0xd2, digit, M8, name }, { 0, 0, 0xd3, digit, MV, name }
-	SHIFT_FORMS(0, "rol"), SHIFT_FORMS(1, "ror"), SHIFT_FORMS(2, "rcl"), SHIFT_FORMS(3, "rcr"),
-	SHIFT_FORMS(4, "shl"), SHIFT_FORMS(5, "shr"), SHIFT_FORMS(7, "sar"),
-	{ 0, 0, 0x84, -1, M8, "test" }, { 0, 0, 0x85, -1, MV, "test" },
-	{ 0, 0, 0xf6, 0, M8 | IB, "test" }, { 0, 0, 0xf7, 0, MV | IZ, "test" },
-	{ 0, 0, 0xf6, 2, M8, "not" }, { 0, 0, 0xf7, 2, MV, "not" },
-	{ 0, 0, 0xf6, 3, M8, "neg" }, { 0, 0, 0xf7, 3, MV, "neg" },
-	{ 0, 0, 0xf6, 4, M8, "mul" }, { 0, 0, 0xf7, 4, MV, "mul" },
-	{ 0, 0, 0xf6, 5, M8, "imul" }, { 0, 0, 0xf7, 5, MV, "imul" },
-	{ 0, 0, 0xf6, 6, M8, "div" }, { 0, 0, 0xf7, 6, MV, "div" },
-	{ 0, 0, 0xf6, 7, M8, "idiv" }, { 0, 0, 0xf7, 7, MV, "idiv" },
-	{ 0, 0, 0xfe, 0, M8, "inc" }, { 0, 0, 0xff, 0, MV, "inc" },
-	{ 0, 0, 0xfe, 1, M8, "dec" }, { 0, 0, 0xff, 1, MV, "dec" },
-	{ 0, 0, 0x88, -1, M8, "mov" }, { 0, 0, 0x89, -1, MV, "mov" }, { 0, 0, 0x8a, -1, M8, "mov" },
-	{ 0, 0, 0x8b, -1, MV, "mov" }, { 0, 0, 0xc6, 0, M8 | IB, "mov" }, { 0, 0, 0xc7, 0, MV | IZ, "mov" },
-	{ 0, 0, 0x86, -1, M8, "xchg" }, { 0, 0, 0x87, -1, MV, "xchg" },
-	{ 0, 0, 0x63, -1, MV, "movsxd" }, { 0, 0, 0x69, -1, MV | IZ, "imul" }, { 0, 0, 0x6b, -1, MV | IB, "imul" },
-	{ 0, 0, 0x98, -1, MV | PLAIN, "cbw" }, { 0, 0, 0x99, -1, MV | PLAIN, "cwd" },
-	{ 0, 0, 0x9e, -1, M8 | PLAIN, "sahf" }, { 0, 0, 0x9f, -1, M8 | PLAIN, "lahf" },
-	{ 0, 0, 0xf5, -1, M8 | PLAIN, "cmc" }, { 0, 0, 0xf8, -1, M8 | PLAIN, "clc" },
+#define ALU_FORMS(op, digit, name)                                                          \
+	{ 0, 0, op, -1, M8, name }, { 0, 0, op + 1, -1, MV, name },                         \
+		{ 0, 0, op + 2, -1, M8, name }, { 0, 0, op + 3, -1, MV, name },             \
+		{ 0, 0, 0x80, digit, M8 | IB, name }, { 0, 0, 0x81, digit, MV | IZ, name }, \
+	{                                                                                   \
+		0, 0, 0x83, digit, MV | IB, name                                            \
+	}
+	ALU_FORMS(0x00, 0, "add"),
+	ALU_FORMS(0x08, 1, "or"),
+	ALU_FORMS(0x10, 2, "adc"),
+	ALU_FORMS(0x18, 3, "sbb"),
+	ALU_FORMS(0x20, 4, "and"),
+	ALU_FORMS(0x28, 5, "sub"),
+	ALU_FORMS(0x30, 6, "xor"),
+	ALU_FORMS(0x38, 7, "cmp"),
+#define SHIFT_FORMS(digit, name)                                                    \
+	{ 0, 0, 0xc0, digit, M8 | IB, name }, { 0, 0, 0xc1, digit, MV | IB, name }, \
+		{ 0, 0, 0xd0, digit, M8, name }, { 0, 0, 0xd1, digit, MV, name },   \
+		{ 0, 0, 0xd2, digit, M8, name },                                    \
+	{                                                                           \
+		0, 0, 0xd3, digit, MV, name                                         \
+	}
+	SHIFT_FORMS(0, "rol"),
+	SHIFT_FORMS(1, "ror"),
+	SHIFT_FORMS(2, "rcl"),
+	SHIFT_FORMS(3, "rcr"),
+	SHIFT_FORMS(4, "shl"),
+	SHIFT_FORMS(5, "shr"),
+	SHIFT_FORMS(7, "sar"),
+	{ 0, 0, 0x84, -1, M8, "test" },
+	{ 0, 0, 0x85, -1, MV, "test" },
+	{ 0, 0, 0xf6, 0, M8 | IB, "test" },
+	{ 0, 0, 0xf7, 0, MV | IZ, "test" },
+	{ 0, 0, 0xf6, 2, M8, "not" },
+	{ 0, 0, 0xf7, 2, MV, "not" },
+	{ 0, 0, 0xf6, 3, M8, "neg" },
+	{ 0, 0, 0xf7, 3, MV, "neg" },
+	{ 0, 0, 0xf6, 4, M8, "mul" },
+	{ 0, 0, 0xf7, 4, MV, "mul" },
+	{ 0, 0, 0xf6, 5, M8, "imul" },
+	{ 0, 0, 0xf7, 5, MV, "imul" },
+	{ 0, 0, 0xf6, 6, M8, "div" },
+	{ 0, 0, 0xf7, 6, MV, "div" },
+	{ 0, 0, 0xf6, 7, M8, "idiv" },
+	{ 0, 0, 0xf7, 7, MV, "idiv" },
+	{ 0, 0, 0xfe, 0, M8, "inc" },
+	{ 0, 0, 0xff, 0, MV, "inc" },
+	{ 0, 0, 0xfe, 1, M8, "dec" },
+	{ 0, 0, 0xff, 1, MV, "dec" },
+	{ 0, 0, 0x88, -1, M8, "mov" },
+	{ 0, 0, 0x89, -1, MV, "mov" },
+	{ 0, 0, 0x8a, -1, M8, "mov" },
+	{ 0, 0, 0x8b, -1, MV, "mov" },
+	{ 0, 0, 0xc6, 0, M8 | IB, "mov" },
+	{ 0, 0, 0xc7, 0, MV | IZ, "mov" },
+	{ 0, 0, 0x86, -1, M8, "xchg" },
+	{ 0, 0, 0x87, -1, MV, "xchg" },
+	{ 0, 0, 0x63, -1, MV, "movsxd" },
+	{ 0, 0, 0x69, -1, MV | IZ, "imul" },
+	{ 0, 0, 0x6b, -1, MV | IB, "imul" },
+	{ 0, 0, 0x98, -1, MV | PLAIN, "cbw" },
+	{ 0, 0, 0x99, -1, MV | PLAIN, "cwd" },
+	{ 0, 0, 0x9e, -1, M8 | PLAIN, "sahf" },
+	{ 0, 0, 0x9f, -1, M8 | PLAIN, "lahf" },
+	{ 0, 0, 0xf5, -1, M8 | PLAIN, "cmc" },
+	{ 0, 0, 0xf8, -1, M8 | PLAIN, "clc" },
 	{ 0, 0, 0xf9, -1, M8 | PLAIN, "stc" },
-	{ 0, 1, 0xaf, -1, MV, "imul" }, { 0, 1, 0xb0, -1, M8, "cmpxchg" }, { 0, 1, 0xb1, -1, MV, "cmpxchg" },
-	{ 0, 1, 0xc0, -1, M8, "xadd" }, { 0, 1, 0xc1, -1, MV, "xadd" },
-	{ 0, 1, 0xb6, -1, MV, "movzx" }, { 0, 1, 0xb7, -1, MV, "movzx" }, { 0, 1, 0xbe, -1, MV, "movsx" },
-	{ 0, 1, 0xbf, -1, MV, "movsx" }, { 0, 1, 0xa3, -1, MV | NOMEM, "bt" }, { 0, 1, 0xab, -1, MV | NOMEM, "bts" },
-	{ 0, 1, 0xb3, -1, MV | NOMEM, "btr" }, { 0, 1, 0xbb, -1, MV | NOMEM, "btc" },
-	{ 0, 1, 0xba, 4, MV | IB, "bt" }, { 0, 1, 0xba, 5, MV | IB, "bts" }, { 0, 1, 0xba, 6, MV | IB, "btr" },
-	{ 0, 1, 0xba, 7, MV | IB, "btc" }, { 0, 1, 0xbc, -1, MV, "bsf" }, { 0, 1, 0xbd, -1, MV, "bsr" },
-	{ 0xf3, 1, 0xbc, -1, MV, "tzcnt" }, { 0xf3, 1, 0xbd, -1, MV, "lzcnt" }, { 0xf3, 1, 0xb8, -1, MV, "popcnt" },
-	{ 0, 1, 0xa4, -1, MV | IB, "shld" }, { 0, 1, 0xa5, -1, MV, "shld" }, { 0, 1, 0xac, -1, MV | IB, "shrd" },
-	{ 0, 1, 0xad, -1, MV, "shrd" }, { 0, 2, 0xf0, -1, MV | W_ONLY, "movbe" }, { 0, 2, 0xf1, -1, MV | W_ONLY, "movbe" },
-	{ 0x66, 2, 0xf6, -1, MV | NO16, "adcx" }, { 0xf3, 2, 0xf6, -1, MV | NO16, "adox" },
-	{ 0xf2, 2, 0xf0, -1, MV | NO16, "crc32" }, { 0xf2, 2, 0xf1, -1, MV | NO16, "crc32" },
-#define COND_FORMS(cond)                                                                           \
-	{ 0, 1, 0x40 + cond, -1, MV, "cmovcc" }, { 0, 1, 0x90 + cond, 0, M8, "setcc" }
-	COND_FORMS(0), COND_FORMS(1), COND_FORMS(2), COND_FORMS(3), COND_FORMS(4), COND_FORMS(5),
-	COND_FORMS(6), COND_FORMS(7), COND_FORMS(8), COND_FORMS(9), COND_FORMS(10), COND_FORMS(11),
-	COND_FORMS(12), COND_FORMS(13), COND_FORMS(14), COND_FORMS(15),
+	{ 0, 1, 0xaf, -1, MV, "imul" },
+	{ 0, 1, 0xb0, -1, M8, "cmpxchg" },
+	{ 0, 1, 0xb1, -1, MV, "cmpxchg" },
+	{ 0, 1, 0xc0, -1, M8, "xadd" },
+	{ 0, 1, 0xc1, -1, MV, "xadd" },
+	{ 0, 1, 0xb6, -1, MV, "movzx" },
+	{ 0, 1, 0xb7, -1, MV, "movzx" },
+	{ 0, 1, 0xbe, -1, MV, "movsx" },
+	{ 0, 1, 0xbf, -1, MV, "movsx" },
+	{ 0, 1, 0xa3, -1, MV | NOMEM, "bt" },
+	{ 0, 1, 0xab, -1, MV | NOMEM, "bts" },
+	{ 0, 1, 0xb3, -1, MV | NOMEM, "btr" },
+	{ 0, 1, 0xbb, -1, MV | NOMEM, "btc" },
+	{ 0, 1, 0xba, 4, MV | IB, "bt" },
+	{ 0, 1, 0xba, 5, MV | IB, "bts" },
+	{ 0, 1, 0xba, 6, MV | IB, "btr" },
+	{ 0, 1, 0xba, 7, MV | IB, "btc" },
+	{ 0, 1, 0xbc, -1, MV, "bsf" },
+	{ 0, 1, 0xbd, -1, MV, "bsr" },
+	{ 0xf3, 1, 0xbc, -1, MV, "tzcnt" },
+	{ 0xf3, 1, 0xbd, -1, MV, "lzcnt" },
+	{ 0xf3, 1, 0xb8, -1, MV, "popcnt" },
+	{ 0, 1, 0xa4, -1, MV | IB, "shld" },
+	{ 0, 1, 0xa5, -1, MV, "shld" },
+	{ 0, 1, 0xac, -1, MV | IB, "shrd" },
+	{ 0, 1, 0xad, -1, MV, "shrd" },
+	{ 0, 2, 0xf0, -1, MV | W_ONLY, "movbe" },
+	{ 0, 2, 0xf1, -1, MV | W_ONLY, "movbe" },
+	{ 0x66, 2, 0xf6, -1, MV | NO16, "adcx" },
+	{ 0xf3, 2, 0xf6, -1, MV | NO16, "adox" },
+	{ 0xf2, 2, 0xf0, -1, MV | NO16, "crc32" },
+	{ 0xf2, 2, 0xf1, -1, MV | NO16, "crc32" },
+#define COND_FORMS(cond)                          \
+	{ 0, 1, 0x40 + cond, -1, MV, "cmovcc" },  \
+	{                                         \
+		0, 1, 0x90 + cond, 0, M8, "setcc" \
+	}
+	COND_FORMS(0),
+	COND_FORMS(1),
+	COND_FORMS(2),
+	COND_FORMS(3),
+	COND_FORMS(4),
+	COND_FORMS(5),
+	COND_FORMS(6),
+	COND_FORMS(7),
+	COND_FORMS(8),
+	COND_FORMS(9),
+	COND_FORMS(10),
+	COND_FORMS(11),
+	COND_FORMS(12),
+	COND_FORMS(13),
+	COND_FORMS(14),
+	COND_FORMS(15),
 };
 
 struct regs {
@@ -108,10 +191,12 @@ struct one {
 /* A random instance of form f: operand size, registers, memory form or not. */
 static void one_make(struct one *o, unsigned f, gva_t data)
 {
-	unsigned size = forms[f].flags & M8 ? 0 : (unsigned)(test_random() % 3); /* 1, 2 means 66, REX.W */
+	unsigned size =
+		forms[f].flags & M8 ? 0 : (unsigned)(test_random() % 3); /* 1, 2 means 66, REX.W */
 	bool mem = !(forms[f].flags & NOMEM) && (test_random() % 3 == 0 || forms[f].flags & W_ONLY);
-	unsigned reg = forms[f].digit >= 0 ? (unsigned)forms[f].digit : (unsigned)(test_random() % 16), rm = mem ? RDI :
-		(unsigned)(test_random() % 16);
+	unsigned reg = forms[f].digit >= 0 ? (unsigned)forms[f].digit
+					   : (unsigned)(test_random() % 16),
+		 rm = mem ? RDI : (unsigned)(test_random() % 16);
 	bool rex = size == 2 || reg > 7 || rm > 7 || test_random() % 4 == 0;
 	unsigned n = 0;
 
@@ -135,7 +220,10 @@ static void one_make(struct one *o, unsigned f, gva_t data)
 	o->code[n++] = forms[f].opcode;
 	if (!(forms[f].flags & PLAIN))
 		o->code[n++] = (u8)((mem ? 0 : 0xc0) | (reg & 7) << 3 | (rm & 7));
-	for (unsigned i = 0; i < (forms[f].flags & IZ ? size == 1 ? 2 : 4 : forms[f].flags & IB ? 1 : 0); i++)
+	for (unsigned i = 0; i < (forms[f].flags & IZ	? size == 1 ? 2 : 4
+				  : forms[f].flags & IB ? 1
+							: 0);
+	     i++)
 		o->code[n++] = (u8)test_random();
 	o->len = n;
 	for (unsigned i = 0; i < 16; i++) {
@@ -160,16 +248,16 @@ static void show(const char *who, const struct regs *r)
 	fputc('\n', stderr);
 }
 
-static void compare(const struct one *o, unsigned f, const char *how, struct regs *want, const struct cpu_kit *k,
-		    const void *host_mem)
+static void compare(const struct one *o, unsigned f, const char *how, struct regs *want,
+		    const struct cpu_kit *k, const void *host_mem)
 {
 	struct regs got;
 
 	memcpy(got.gpr, k->s->gpr, sizeof got.gpr);
 	got.flags = flags_get(k->c);
 	got.gpr[RSP] = want->gpr[RSP] = 0;
-	if (memcmp(got.gpr, want->gpr, sizeof got.gpr) == 0 && !((got.flags ^ want->flags) & FL_ARITH) &&
-	    memcmp(k->ram + DATA_AT, host_mem, MEM) == 0)
+	if (memcmp(got.gpr, want->gpr, sizeof got.gpr) == 0 &&
+	    !((got.flags ^ want->flags) & FL_ARITH) && memcmp(k->ram + DATA_AT, host_mem, MEM) == 0)
 		return;
 	fprintf(stderr, "  %s (%s):", forms[f].name, how);
 	for (unsigned i = 0; i < o->len; i++)
@@ -197,8 +285,8 @@ TEST(interp_integer_instructions_do_what_the_host_does)
 {
 	static const u8 jump_back[6] = { 0xff, 0x25 };
 	struct cpu_kit *k = cpu_kit_new();
-	u8 *page = mmap(NULL, 2 * PAGE_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT,
-			-1, 0);
+	u8 *page = mmap(NULL, 2 * PAGE_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
 	u8 *data = page + PAGE_SIZE;
 	u64 ran = 0;
 
@@ -231,8 +319,9 @@ TEST(interp_integer_instructions_do_what_the_host_does)
 			interp_host_go(&host, page);
 			if (rdi && host.gpr[RDI] == (u64)data)
 				host.gpr[RDI] = rdi;
-			/* RDI as an address may also have been an operand: its value differs by design. */
-			if (rdi && (in.opd[0].kind == OPD_REG ? in.opd[0].reg : in.opd[1].reg) == RDI)
+			/* RDI, the address, was an operand too: its value differs. */
+			if (rdi &&
+			    (in.opd[0].kind == OPD_REG ? in.opd[0].reg : in.opd[1].reg) == RDI)
 				continue;
 			compare(&o, f, "alone", &host, k, data);
 			guest_load(k, &o);
@@ -246,7 +335,8 @@ TEST(interp_integer_instructions_do_what_the_host_does)
 	cpu_kit_free(k);
 }
 
-/* One budget's worth of guest code on a small stack: a handler that is not left by a tail call overflows it. */
+/* One budget's worth of guest code on a small stack: a handler that is not left by a tail call
+ * overflows it. */
 static void *spend_budget(void *arg)
 {
 	struct cpu_kit *k = arg;
@@ -280,7 +370,7 @@ TEST(interp_handlers_leave_by_tail_calls)
 		for (unsigned i = 0; i < COPIES; i++, n += o.len)
 			memcpy(code + n, o.code, o.len);
 		code[n++] = 0xeb; /* jmp back to the first */
-		code[n] = (u8)-(n + 1);
+		code[n] = (u8) - (n + 1);
 		cpu_kit_code(k, code, n + 1);
 		EQ(pthread_create(&t, &attr, spend_budget, k), 0);
 		pthread_join(t, NULL);
