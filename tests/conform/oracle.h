@@ -1,0 +1,46 @@
+/* oracle.h - the host CPU as oracle: random instructions with random state, run by the host itself and by
+ * the software CPU, compared.
+ *
+ * oracle_gen.c makes a case, oracle_native.c and oracle_guest.c run it, oracle.c compares and counts.
+ * Both sides see the same code, data and registers at the same linear addresses below 4 GiB, where the
+ * test program itself has nothing mapped, so that a stray 32-bit address finds nothing of ours. */
+#pragma once
+
+#include "../../tcg/exec.h"
+#include "../../tcg/native.h"
+#include "oracle_native.h"
+
+struct test_case {
+	const struct op *row;
+	struct insn in;          /* as decode() sees it */
+	u8 code[48];
+	unsigned len;            /* of code: one instruction, or two */
+	bool fp;                 /* FP state matters: load, save and compare it */
+	bool segs;               /* so do segment selectors */
+	bool own_fs;             /* FS base matters */
+	bool block;              /* software CPU: through the block cache rather than interp_one */
+	struct regs start;
+};
+
+/* The GS base of all cases, so that it need not be changed each time. */
+enum { GS_BASE = 0x1234560 };
+
+/* --- oracle_gen.c ------------------------------------------------------------------------------- */
+void gen_seed(u64 seed);
+u64 gen_random(void);
+/* A case for this row, with memory prepared by poke(); false: no luck this time. */
+bool gen_case(struct test_case *t, const struct op *row, enum cpu_mode mode);
+/* Why no case is made for this row, or NULL. */
+const char *gen_skip_reason(const struct op *row, enum cpu_mode mode);
+
+/* --- oracle_guest.c ------------------------------------------------------------------------------- */
+void guest_side_init(void);
+void guest_side_run(const struct test_case *t, struct regs *out);
+extern u8 *guest_data;
+
+/* Write to DATA on both sides. */
+static inline void poke(u64 lin, const void *p, unsigned n)
+{
+	memcpy(native_data + (lin - DATA), p, n);
+	memcpy(guest_data + (lin - DATA), p, n);
+}
