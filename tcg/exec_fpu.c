@@ -262,14 +262,13 @@ HANDLER exec_XRSTOR(struct tcg_cpu *c, const struct insn *in)
 	if (!xsave_ready(c))
 		return insn_fault(c, in);
 	rfbm = xsave_rfbm(c);
-	if (!area_lin(c, in, XSAVE_YMM_OFF, 64, ACC_R, &lin) || !lin_read_bytes(c, lin, image, XSAVE_YMM_OFF))
+	if (!area_lin(c, in, rfbm & XCOMP_AVX ? XSAVE_BYTES : XSAVE_YMM_OFF, 64, ACC_R, &lin) ||
+	    !lin_read_bytes(c, lin, image, XSAVE_YMM_OFF))
 		return insn_fault(c, in);
 	if (!xrstor_header_ok(c, header))
 		return insn_raise_err(c, in, EXC_GP, 0);
 	bv = ld64(header);
-	if (rfbm & bv & XCOMP_AVX &&
-	    (!area_lin(c, in, XSAVE_BYTES, 64, ACC_R, &lin) ||
-	     !lin_read_bytes(c, lin + XSAVE_YMM_OFF, image + XSAVE_YMM_OFF, 256)))
+	if (rfbm & bv & XCOMP_AVX && !lin_read_bytes(c, lin + XSAVE_YMM_OFF, image + XSAVE_YMM_OFF, 256))
 		return insn_fault(c, in);
 	fp_enter(c);
 	mxcsr = xrstor_mxcsr(image, rfbm, bv, ld64(header + 8) & XCOMP_COMPACT);

@@ -99,6 +99,12 @@ static bool str_map(struct tcg_cpu *c, const struct insn *in, struct str_opd *o,
 			       : lin_host(c, o->lin, bytes, o->acc, &o->host);
 }
 
+/* Is alignment checked?  It is of each element. */
+static bool str_aligned(const struct tcg_cpu *c)
+{
+	return unlikely(c->cpl == 3 && c->v.s.rflags & FL_AC && c->v.s.cr0 & CR0_AM);
+}
+
 /* Prepare a chunk of at most n elements of a and (unless NULL) b: how many can be done at once
  * on host addresses; 0: do one element.  False: c->exc. */
 static bool str_chunk(struct tcg_cpu *c, const struct insn *in, struct str_opd *a,
@@ -106,7 +112,7 @@ static bool str_chunk(struct tcg_cpu *c, const struct insn *in, struct str_opd *
 {
 	if (!str_lin(c, in, a) || (b && !str_lin(c, in, b)))
 		return false;
-	if (str_down(c)) {
+	if (str_down(c) || str_aligned(c)) {
 		*n = 0;
 		return true;
 	}

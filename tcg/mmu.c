@@ -578,12 +578,13 @@ static void place_write(struct tcg_cpu *c, const struct place *p, unsigned n, u6
 		interp_invalidate(c, p->gpa, n);
 }
 
-/* CR0.AM and EFLAGS.AC at CPL 3; mmu_select sees to it that such accesses all come here. */
+/* CR0.AM and EFLAGS.AC at CPL 3; mmu_select sees to it that such accesses all come here.  A non-canonical
+ * address comes first, a page fault after it (on AMD; the SDM has them the other way round). */
 static bool aligned(struct tcg_cpu *c, gva_t lin, unsigned size, bool sup)
 {
 	if (likely(c->tlb != &c->mmu->empty->view[0].t) || sup || size > 8 || !(lin & (size - 1)))
 		return true;
-	return raise_err(c, EXC_AC, 0);
+	return !is_canonical(lin) || !is_canonical(lin + size - 1) || raise_err(c, EXC_AC, 0);
 }
 
 bool mmu_load(struct tcg_cpu *c, gva_t lin, unsigned size, u64 *val, bool sup)

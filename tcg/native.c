@@ -445,8 +445,8 @@ static bool x87_store_done(const struct stub *s)
 {
 	u16 sw, cw;
 
-	if (s->unit != UNIT_X87)
-		return true;
+	if (!(s->flags & STUB_X87_PTR))
+		return true; /* not FNSTCW, FNSTSW */
 	__asm__ volatile("fnstsw %0; fnstcw %1" : "=m"(sw), "=m"(cw));
 	return !(sw & ~cw & 0x19);
 }

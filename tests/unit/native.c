@@ -699,16 +699,18 @@ TEST(native_masked_out_elements_do_not_fault)
 	memset(xmm, 0x80, 8);              /* mask in xmm0: the low half */
 	memset(xmm + 16, 0x11, 16);        /* data in xmm1 */
 	s->gpr[RDI] = HOLE - 8;
+	EQ(RUN(f, "maskmovdqu xmm0, xmm1"), EXC_PF); /* this one wants all of it */
+	s->gpr[RDI] = HOLE - 16;
 	EQ(RUN(f, "maskmovdqu xmm0, xmm1"), EXC_NONE);
-	EQ(ld64(guest(f, HOLE - 8)), 0x1111111111111111);
+	EQ(ld64(guest(f, HOLE - 16)), 0x1111111111111111);
+	EQ(ld64(guest(f, HOLE - 8)), 0);
+	memset(guest(f, HOLE - 8), 0x11, 8);
+	s->gpr[RDI] = HOLE - 8;
 	EQ(RUN(f, "vmaskmovps (rdi), xmm0, xmm2"), EXC_NONE);
 	fp_leave(&f->c);
 	EQ(ld64(xmm + 32), 0x1111111111111111);
 	EQ(ld64(xmm + 40), 0);
 	EQ(RUN(f, "vpmaskmovq xmm1, xmm0, (rdi)"), EXC_NONE);
-	fp_leave(&f->c);
-	xmm[8] = 0x80;
-	EQ(RUN(f, "maskmovdqu xmm0, xmm1"), EXC_PF);
 	fp_leave(&f->c);
 	memset(xmm, 0x80, 16);
 	EQ(RUN(f, "vmaskmovpd (rdi), xmm0, xmm2"), EXC_PF);
