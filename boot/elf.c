@@ -146,13 +146,14 @@ const char *elf_parse(const u8 *data, u64 len, struct elf_image *img)
 	return why;
 }
 
-int elf_load_segments(struct loader *l, const struct elf_image *img, struct err *e)
+int elf_load_segments(struct loader *l, const struct elf_image *img, u64 low, u64 low_end,
+		      struct err *e)
 {
 	for (u32 i = 0; i < img->n; i++) {
 		const struct elf_seg *s = &img->seg[i];
 		u8 *dst = mem_ptr_rw(l->m, s->paddr, s->memsz);
 
-		if (!dst || s->paddr < LOW_END)
+		if (!dst || (s->paddr < LOW_END && (s->paddr < low || s->paddr + s->memsz > low_end)))
 			return err_set(e, -ENOMEM, "kernel %s: its segment at %#llx, %llu KiB, is not in the "
 				       "guest's memory; give more with --mem", l->kernel.path,
 				       (unsigned long long)s->paddr, (unsigned long long)(s->memsz / KIB));
@@ -195,7 +196,7 @@ int elf_load_kernel(struct loader *l, struct err *e)
 		return err_set(e, -ENOTSUP, "kernel %s: an ELF file without %s entry; choose another entry",
 			       l->kernel.path, entry == BOOT_PVH ? "PVH" : entry == BOOT_64 ? "64-bit" :
 			       entry == BOOT_32 ? "32-bit" : "16-bit");
-	rc = elf_load_segments(l, &img, e);
+	rc = elf_load_segments(l, &img, 0, 0, e);
 	if (rc < 0)
 		return rc;
 	if (entry == BOOT_PVH)

@@ -1,6 +1,9 @@
 /* multiboot.c - Multiboot 1 kernels, as test kernels are: 32-bit ELF, or a flat image whose header names
- * its addresses; the initrd becomes the one module.
+ * its addresses; the initrd becomes the one module.  The command line is the user's alone, after the
+ * kernel's name, as boot loaders have it: mvm's words are Linux's.
  * Source: Multiboot Specification 0.6.96 §3. */
+#include <stdio.h>
+
 #include "parts.h"
 
 enum { SEARCH_BYTES = 8192, HEADER_BYTES = 32 };
@@ -74,7 +77,7 @@ static int load_elf(struct loader *l, u32 *entry, u64 *end, struct err *e)
 		return err_set(e, -ENOEXEC, "kernel %s: %s", l->kernel.path, why);
 	*entry = (u32)img.entry;
 	*end = img.hi;
-	return elf_load_segments(l, &img, e);
+	return elf_load_segments(l, &img, LOW_SETUP_DATA, LOW_CMDLINE, e);
 }
 
 static void put_info(struct loader *l)
@@ -107,6 +110,17 @@ static void put_info(struct loader *l)
 	}
 }
 
+/* Shorter than what load_kernel() has accepted, but for the name. */
+static void put_cmdline(struct loader *l)
+{
+	const char *words = l->c->cmdline ? l->c->cmdline : "", *name = strrchr(l->kernel.path, '/');
+	int n = snprintf(l->cmdline, sizeof l->cmdline, "%s%s%s", name ? name + 1 : l->kernel.path,
+			 *words ? " " : "", words);
+
+	l->cmdline_len = MIN((size_t)n, sizeof l->cmdline - 1);
+	boot_put(l, LOW_CMDLINE, l->cmdline, l->cmdline_len + 1);
+}
+
 int multiboot_load(struct loader *l, struct err *e)
 {
 	struct mb_header h = { 0 };
@@ -124,6 +138,7 @@ int multiboot_load(struct loader *l, struct err *e)
 		rc = boot_load_initrd(l, end, 4 * GIB, e);
 	if (rc < 0)
 		return rc;
+	put_cmdline(l);
 	put_info(l);
 	entry_protected(l, h.entry);
 	l->bsp->gpr[RAX] = LOADER_MAGIC;

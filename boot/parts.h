@@ -133,7 +133,9 @@ struct elf_image {
 bool elf_is(const struct file *f);
 /* NULL, or what is wrong with it.  data may be guest memory: headers are copied once. */
 const char *elf_parse(const u8 *data, u64 len, struct elf_image *img);
-int elf_load_segments(struct loader *l, const struct elf_image *img, struct err *e);
+/* Above 1 MiB, or between low and low_end, where the caller has put nothing. */
+int elf_load_segments(struct loader *l, const struct elf_image *img, u64 low, u64 low_end,
+		      struct err *e);
 int elf_load_kernel(struct loader *l, struct err *e);
 
 /* --- vmlinux.c: a bzImage's payload, unpacked and entered by us ------------------------------- */

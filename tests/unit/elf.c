@@ -162,7 +162,9 @@ TEST(elf_multiboot_flat_image_starts_with_its_info)
 	st32(image + 0x20, 0x200000); /* load_addr */
 	st32(image + 0x28, 0x203000); /* bss_end */
 	st32(image + 0x2c, 0x200040); /* entry */
+	k->c.cmdline = "a b";
 	EQ(kit_boot(k, image, 4096), 0);
+	OK(!strcmp(strchr((char *)kit_at(k, LOW_CMDLINE), ' '), " a b")); /* name, then the user's */
 	EQ(k->s.rip, 0x200040);
 	EQ(k->s.gpr[RAX], 0x2badb002);
 	EQ(ld32(kit_at(k, 0x200010)), 0x1badb002);
@@ -172,5 +174,36 @@ TEST(elf_multiboot_flat_image_starts_with_its_info)
 	st32(image + 0x20, 0x200000);
 	st32(image + 0x24, 0x300000); /* more than the file has */
 	EQ(kit_boot(k, image, 4096), -ENOEXEC);
+	kit_free(k);
+}
+
+/* Test kernels that stay in real mode live below 1 MiB, but not on top of what mvm puts there. */
+TEST(elf_multiboot_kernel_may_load_low)
+{
+	struct kit *k = kit_new(64);
+	u8 *ph = image + 52, *mb = image + 0x100;
+
+	memset(image, 0, 4096);
+	memcpy(image, "\177ELF\1\1\1", 7);
+	st16(image + 16, 2);
+	st16(image + 18, 3);
+	st32(image + 24, 0x8010);
+	st32(image + 28, 52);
+	st16(image + 42, 32);
+	st16(image + 44, 1);
+	st32(ph, 1);
+	st32(ph + 8, 0x8000);
+	st32(ph + 12, 0x8000);
+	st32(ph + 16, 4096);
+	st32(ph + 20, 8192);
+	st32(mb, 0x1badb002);
+	st32(mb + 8, (u32)-0x1badb002);
+	EQ(kit_boot(k, image, 4096), 0);
+	EQ(k->s.rip, 0x8010);
+	EQ(ld32(kit_at(k, 0x8100)), 0x1badb002);
+	st32(ph + 12, 0x1f000); /* runs into the command line */
+	EQ(kit_boot(k, image, 4096), -ENOMEM);
+	st32(ph + 12, 0x7000);
+	EQ(kit_boot(k, image, 4096), -ENOMEM);
 	kit_free(k);
 }
