@@ -135,8 +135,11 @@ static int machine_build(struct machine *m, struct err *e)
 	if (rc < 0)
 		return rc;
 	m->vcpus[0]->s = bsp;
-	for (u32 i = 0; i < m->nr_vcpus; i++)
+	for (u32 i = 0; i < m->nr_vcpus; i++) {
+		if (m->cfg->kernel)
+			boot_memory_types(&m->vcpus[i]->s);
 		m->vcpus[i]->exit_work = (struct loop_work){ machine_vcpu_exit, m->vcpus[i], NULL, 0 };
+	}
 	trace_mark("vCPUs");
 	return 0;
 }
@@ -189,6 +192,8 @@ static int machine_reload(struct machine *m, struct err *e)
 		v->s = bsp;
 		if (i)
 			cpu_state_reset(&v->s, false);
+		if (m->cfg->kernel)
+			boot_memory_types(&v->s);
 		v->s.tsc_offset = -host_rdtsc();
 		if (v->apic)
 			lapic_power_on(v->apic);

@@ -46,6 +46,10 @@ struct boot_config {
  * with the same m, zeroed: a firmware ROM region is then found and refilled. */
 int boot_load(const struct boot_config *c, struct memory *m, struct cpu_state *bsp, struct err *e);
 
+/* Memory types as firmware leaves them for a kernel entered directly: write-back everywhere, MTRRs on.
+ * Every vCPU wants the same, or Linux complains. */
+void boot_memory_types(struct cpu_state *s);
+
 /* The kernel command line: our defaults, then the user's words, which win.  Returns its length, or
  * -ENOSPC when it does not fit in n bytes with its NUL. */
 int boot_cmdline(char *buf, size_t n, const struct boot_config *c);

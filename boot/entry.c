@@ -87,3 +87,10 @@ void entry_real_mode(struct loader *l, u16 cs, u16 ip, u16 sp)
 	s->rip = ip;
 	s->gpr[RSP] = sp;
 }
+
+/* SDM vol 3 "Memory Type Range Registers": E and FE set, default type 6. */
+void boot_memory_types(struct cpu_state *s)
+{
+	s->mtrr_def_type = 0xc06;
+	memset(s->mtrr_fixed, 6, sizeof s->mtrr_fixed);
+}
