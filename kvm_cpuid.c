@@ -72,6 +72,20 @@ static void cut(const struct kvm_vm *vm, struct kvm_cpuid_entry2 *k)
 	}
 }
 
+/* The sizes of the XSAVE area follow the components that are left. */
+static void cut_xsave(const struct kvm_vm *vm, struct kvm_cpuid_entry2 *k)
+{
+	enum { LEGACY_BYTES = 576, AVX = 1 << 2 };
+	bool avx = supported(vm, 0xd, 0, EAX) & AVX;
+
+	if (k->index == 0 && k->eax) {
+		k->ecx = avx ? k->ecx : LEGACY_BYTES;
+		k->ebx = LEGACY_BYTES; /* the kernel keeps it up to date */
+	} else if (k->index == 2 && !avx) {
+		k->eax = k->ebx = k->ecx = k->edx = 0;
+	}
+}
+
 static bool has_subleaves(u32 leaf)
 {
 	return leaf == 4 || leaf == 7 || leaf == 0xb || leaf == 0xd || leaf == 0x1f || leaf == 0x8000001d;
@@ -93,6 +107,8 @@ static void add_leaf(struct kvm_cpu *c, struct kvm_cpuid2 *list, u32 leaf)
 						.ecx = o.ecx, .edx = o.edx,
 						.flags = n > 1 ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0 };
 		cut(c->vm, k);
+		if (leaf == 0xd)
+			cut_xsave(c->vm, k);
 		list->nent++;
 	}
 }
