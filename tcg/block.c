@@ -170,6 +170,7 @@ static void block_insert(struct tcg_cpu *c, struct block *b)
 		b->granule_next = *granule;
 		*granule = b;
 		p->longest = MAX(p->longest, b->bytes);
+		p->quiet = 0;
 	}
 }
 
@@ -287,29 +288,44 @@ static void post_to_others(struct tcg_cpu *c, gpa_t gpa, u64 len)
 			interp_post(tcg_of(env->vcpus[i]), gpa, len);
 }
 
-/* One granule, changed in part.  Blocks of ours that were not hit keep its bit in the code map;
- * then the others need drop no more than we.  Else the bit goes, first, and all that the others
- * have there: whatever they build from now on sets it again. */
-static void granule_changed(struct tcg_cpu *c, gpa_t gpa, u64 len)
+/* The empty granules of a page become plain data again.  The bits go first, then all that the
+ * others have in the page: whatever they build from now on sets them again. */
+static void page_sweep(struct tcg_cpu *c, struct code_page *p)
 {
-	gpa_t granule = ALIGN_DOWN(gpa, GRANULE);
+	for (u64 off = 0; off < PAGE_SIZE; off += GRANULE)
+		if (!block_in_range(c, p->gpa + off, GRANULE))
+			code_map_clear(c->code, p->gpa + off, GRANULE);
+	p->quiet = 0;
+	post_to_others(c, p->gpa, PAGE_SIZE);
+}
+
+/* A store to [gpa, gpa+len), inside one page, touched a granule with its bit set.  Code that is
+ * written once is often written again soon; so the bits stay for a while when the blocks are
+ * gone, and the page needs no new TLB entries each time. */
+static void code_changed(struct tcg_cpu *c, gpa_t gpa, u64 len)
+{
+	struct code_page *p = page_find(c->interp, ALIGN_DOWN(gpa, PAGE_SIZE));
+	gpa_t first = ALIGN_DOWN(gpa, GRANULE);
+	u64 span = ALIGN_UP(gpa + len, GRANULE) - first;
 
 	block_drop_range(c, gpa, len);
-	if (block_in_range(c, granule, GRANULE)) {
+	if (!p || len == PAGE_SIZE) {
+		code_map_clear(c->code, first, span);
+		post_to_others(c, first, span);
+	} else if (!block_in_range(c, first, span) && ++p->quiet == QUIET_MAX) {
+		page_sweep(c, p);
+	} else {
 		post_to_others(c, gpa, len);
-		return;
 	}
-	code_map_clear(c->code, granule, GRANULE);
-	post_to_others(c, granule, GRANULE);
 }
 
 /* Own thread only; other writers use interp_post. */
 void interp_invalidate(struct tcg_cpu *c, gpa_t gpa, u64 len)
 {
 	for (u64 n; len; gpa += n, len -= n) {
-		n = MIN(len, GRANULE - gpa % GRANULE);
+		n = MIN(len, PAGE_SIZE - gpa % PAGE_SIZE);
 		if (code_map_hit(c->code, gpa, n))
-			granule_changed(c, gpa, n);
+			code_changed(c, gpa, n);
 	}
 }
 

@@ -18,6 +18,7 @@ enum {
 	HASH_SIZE = 1 << 14,
 	CODE_PAGES = 1 << 12,     /* buckets of pages that hold blocks */
 	GRANULE = 64,             /* bytes of a page that share a list */
+	QUIET_MAX = 32,           /* after so many stores a page's empty granules are plain data */
 	BUDGET = 10000,           /* instructions between two looks at the clock */
 	KEY_WIDE_CS = 4,          /* code segment not flat: its limit needs a look at each entry */
 	KEY_SPLIT = 8,            /* one instruction that crosses into another page */
@@ -46,6 +47,7 @@ struct code_page {
 	gpa_t gpa;
 	struct code_page *next;
 	u32 longest;              /* bytes of the longest block */
+	u32 quiet;                /* stores to its empty granules since a block was built here */
 	struct block *granule[PAGE_SIZE / GRANULE];
 };
 

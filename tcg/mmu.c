@@ -1,14 +1,16 @@
-/* mmu.c - the software TLB, guest memory access behind it, and stores into pages that hold code.
+/* mmu.c - the software TLB, guest memory access behind it, and stores into pages that hold
+ * code.
  *
- * Owns struct mmu: one bank of TLB arrays per recently used PCID, each with a supervisor's and a
- * user's view.  Everything is the vCPU thread's own but struct code_map, which the machine's
+ * Owns struct mmu: one bank of TLB arrays per recently used PCID, each with a supervisor's and
+ * a user's view.  Everything is the vCPU thread's own but struct code_map, which the machine's
  * vCPUs share without a lock.
  *
  * A view has four arrays: reads, writes, fetches (those three inline code looks up, mmu.h), and
  * stores to pages with decoded code, which only this file looks up.  Filled slots are noted in
  * bit maps, so that a flush costs what was filled.  An entry is filled only if every later
- * access it lets through would pass the walk: a write entry needs D set, and with SMAP on a user
- * page gets no entry in the supervisor's view, where EFLAGS.AC would have to be asked each time.
+ * access it lets through would pass the walk: a write entry needs D set, and with SMAP on a
+ * user page gets no entry in the supervisor's view, where EFLAGS.AC would have to be asked each
+ * time.
  *
  * Invariant: a page with a bit in the code map has no write entry on any vCPU, except between
  * mmu_code_added on one vCPU and the others' answer to VREQ_FLUSH (mmu_drop_code_writers).
@@ -578,8 +580,9 @@ static void place_write(struct tcg_cpu *c, const struct place *p, unsigned n, u6
 		interp_invalidate(c, p->gpa, n);
 }
 
-/* CR0.AM and EFLAGS.AC at CPL 3; mmu_select sees to it that such accesses all come here.  A non-canonical
- * address comes first, a page fault after it (on AMD; the SDM has them the other way round). */
+/* CR0.AM and EFLAGS.AC at CPL 3; mmu_select sees to it that such accesses all come here.  A
+ * non-canonical address comes first, a page fault after it (on AMD; the SDM has them the other
+ * way round). */
 static bool aligned(struct tcg_cpu *c, gva_t lin, unsigned size, bool sup)
 {
 	if (likely(c->tlb != &c->mmu->empty->view[0].t) || sup || size > 8 || !(lin & (size - 1)))
@@ -713,10 +716,9 @@ bool mmu_fetch(struct tcg_cpu *c, gva_t lin, const u8 **host, gpa_t *gpa)
 }
 
 /* --- code pages ------------------------------------------------------------------------------- */
-/* Call fn for each used write entry of every bank. */
-static void each_writer(struct tcg_cpu *c,
-			void (*fn)(struct tcg_cpu *, struct view *, unsigned, u8 *, gpa_t),
-			gpa_t arg)
+/* Call fn for each used write entry of every bank, or only those for the host page `only`. */
+static void each_writer(struct tcg_cpu *c, const u8 *only,
+			void (*fn)(struct tcg_cpu *, struct view *, unsigned, const u8 *))
 {
 	for (unsigned i = 0; i < BANKS * 2; i++) {
 		struct bank *b = c->mmu->bank[i / 2];
@@ -727,30 +729,30 @@ static void each_writer(struct tcg_cpu *c,
 			for (u64 bits = v->used[w]; bits; bits &= bits - 1) {
 				unsigned slot = w * 64 + (unsigned)__builtin_ctzll(bits);
 				const struct tlb_entry *t = view_entry(v, slot);
+				const u8 *host = (const u8 *)(uintptr_t)(t->tag + t->addend);
 
-				fn(c, v, slot, (u8 *)(uintptr_t)(t->tag + t->addend), arg);
+				if (!only || host == only)
+					fn(c, v, slot, host);
 			}
 		}
 	}
 }
 
-static void drop_if_page(struct tcg_cpu *c, struct view *v, unsigned slot, u8 *host, gpa_t page)
+static void drop_writer(struct tcg_cpu *c, struct view *v, unsigned slot, const u8 *host)
 {
-	bool rom;
-
-	if (host == phys_ptr(c, page, &rom))
-		view_drop(v, slot);
+	view_drop(v, slot);
 }
 
 void mmu_code_added(struct tcg_cpu *c, gpa_t gpa, u32 len)
 {
 	struct engine_env *env = c->v.env;
+	bool rom;
 	_Atomic u64 *w = code_map_word(c->code, gpa);
 
 	if (!w || atomic_fetch_or(
 			  w, code_map_span(gpa, len))) /* not memory, or nobody has write entries */
 		return;
-	each_writer(c, drop_if_page, ALIGN_DOWN(gpa, PAGE_SIZE));
+	each_writer(c, phys_ptr(c, ALIGN_DOWN(gpa, PAGE_SIZE), &rom), drop_writer);
 	if (env->nr_vcpus < 2)
 		return;
 	fp_leave(c);
@@ -759,7 +761,7 @@ void mmu_code_added(struct tcg_cpu *c, gpa_t gpa, u32 len)
 			vcpu_request(env->vcpus[i], VREQ_FLUSH);
 }
 
-static void drop_if_code(struct tcg_cpu *c, struct view *v, unsigned slot, u8 *host, gpa_t unused)
+static void drop_if_code(struct tcg_cpu *c, struct view *v, unsigned slot, const u8 *host)
 {
 	const struct memory *m = c->v.env->mem;
 
@@ -780,5 +782,5 @@ static void drop_if_code(struct tcg_cpu *c, struct view *v, unsigned slot, u8 *h
 
 void mmu_drop_code_writers(struct tcg_cpu *c)
 {
-	each_writer(c, drop_if_code, 0);
+	each_writer(c, NULL, drop_if_code);
 }
