@@ -12,7 +12,7 @@ FUZZ_SECONDS ?= 30
 O ?= $(if $(SAN),build/san-$(SAN),build)
 
 ifeq ($(MAKELEVEL),0)
-MAKEFLAGS += --no-builtin-rules --no-print-directory -Otarget -j$(JOBS)
+MAKEFLAGS += --no-builtin-rules --no-print-directory -j$(JOBS)
 endif
 .SUFFIXES:
 .DELETE_ON_ERROR:

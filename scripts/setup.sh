@@ -10,7 +10,7 @@ packages()
 		zlib1g-dev liblzma-dev liblz4-dev libzstd-dev ;;
 	guest) echo mmdebstrap e2fsprogs busybox-static cpio gzip dpkg debian-archive-keyring \
 		$([ "$(id -u)" = 0 ] || echo fakeroot uidmap) ;;
-	test) echo python3 e2fsprogs ;;
+	test) echo python3 e2fsprogs acpica-tools ;;
 	lint) echo clang-format cppcheck clang clang-tidy ;;
 	fuzz) echo clang libclang-rt-14-dev llvm ;;
 	bench) echo python3 qemu-system-x86 ;;

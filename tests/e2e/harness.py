@@ -197,6 +197,7 @@ class Vm:
         """Wait for a regular expression in what was printed since the last match; its match object."""
         regex = re.compile(pattern.encode() if isinstance(pattern, str) else pattern)
         end = time.monotonic() + timeout * SLOW
+        over = False
         while True:
             m = regex.search(self.log, self.seen)
             if m:
@@ -205,9 +206,12 @@ class Vm:
             left = end - time.monotonic()
             if left <= 0:
                 raise Failure(f"no {pattern!r} within {timeout} s; the console ends with:\n{self.tail()}")
-            if not self._pump(min(left, 1)) or (self.proc.poll() is not None and not self._more()):
+            if over:
                 raise Failure(f"mvm ended ({self.proc.poll()}) before {pattern!r}; the console ends with:\n"
                               f"{self.tail()}")
+            # Once it has ended, what is still in the pipe is looked through before giving up.
+            ended = self.proc.poll() is not None
+            over = not self._pump(min(left, 1)) or (ended and not self._more())
 
     def _more(self):
         before = len(self.log)
