@@ -24,7 +24,7 @@ SRC_DIRS := . devices devices/virtio host boot tcg seccomp api
 SRC := $(patsubst ./%,%,$(sort $(wildcard $(SRC_DIRS:%=%/*.c))))
 LIB_SRC := $(filter-out main.c,$(SRC))
 ORACLE_SRC := $(sort $(wildcard tests/conform/oracle*.c))
-TEST_SRC := $(sort $(wildcard tests/test.c tests/rig.c tests/unit/*.c tests/contract/*.c) \
+TEST_SRC := $(sort $(wildcard tests/test.c tests/rig.c tests/unit/*.c tests/contract/*.c tests/kvm/*.c) \
 	$(filter-out $(ORACLE_SRC),$(wildcard tests/conform/*.c)))
 FUZZ_NAMES := $(filter-out replay,$(basename $(notdir $(sort $(wildcard tests/fuzz/*.c)))))
 
@@ -61,7 +61,7 @@ endif
 FUZZ_CFLAGS := $(COMMON) -D__NO_INLINE__ -w -fsanitize=fuzzer-no-link,address
 
 # --- targets --------------------------------------------------------------------------------------
-.PHONY: all debug run test unit e2e bench lint format fuzz man install uninstall clean dist deps guest \
+.PHONY: all debug run test unit e2e bench lint fuzz man install uninstall clean dist deps guest \
 	san help FORCE
 
 all: $(O)/mvm $(O)/mvm.1 ## build build/mvm (the default); offline
@@ -100,13 +100,10 @@ bench: all $(GUESTS) ## measure mvm beside QEMU and the host itself (BENCH=names
 	$(Q)scripts/guest.sh kernel bench
 	$(Q)python3 tests/bench/run.py --mvm $(O)/mvm $(if $(BENCH),--tests $(BENCH)) $(if $(RUNS),--runs $(RUNS))
 
-lint: ## format, include levels, self-contained headers, cppcheck, policy reasons
+lint: ## include levels, lines, headers alone, policy reasons, cppcheck, clang-tidy
 	$(Q)scripts/setup.sh build lint
 	$(Q)$(MAKE) $(O)/inc/.made $(O)/gen/seccomp_filters.h
 	$(Q)scripts/lint.sh $(O)
-
-format: ## rewrite the sources as clang-format wants them (tables excepted)
-	$(Q)scripts/lint.sh --format
 
 fuzz: ## run every fuzz target for FUZZ_SECONDS (30) with libFuzzer and ASan
 	$(Q)scripts/setup.sh build fuzz

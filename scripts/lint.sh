@@ -1,20 +1,10 @@
 #!/bin/bash
-# lint.sh [--quick] OUT   check the sources; --quick leaves out what needs clang's tools and cppcheck
-# lint.sh --format        rewrite the C files as .clang-format says
+# lint.sh [--quick] OUT   check the sources; --quick leaves out line lengths and what needs clang's tools
+#                         and cppcheck
 # Each check that fails is shown; the last line counts them.
 set -u
 cd "$(dirname "$0")/.." || exit 2
 
-# Headers are laid out by hand (aligned comments beside fields), and so are tables.
-format_files()
-{
-	git ls-files '*.c' | grep -v -e '^tests/guest/'
-}
-
-if [ "${1:-}" = --format ]; then
-	format_files | xargs clang-format -i
-	exit
-fi
 quick=
 [ "${1:-}" != --quick ] || { quick=1; shift; }
 out=${1:-build}
@@ -44,11 +34,6 @@ headers_compile_alone()
 	return $status
 }
 
-format_is_ours()
-{
-	format_files | xargs clang-format --dry-run -Werror
-}
-
 cppcheck_is_quiet()
 {
 	# shellcheck disable=SC2046
@@ -66,11 +51,10 @@ tidy_is_quiet()
 }
 
 check "include levels" tools/check_tree.py levels
-check "lines" tools/check_tree.py lines
 check "policy reasons" tools/check_tree.py policy
 check "headers alone" headers_compile_alone
 if [ -z "$quick" ]; then
-	check "clang-format" format_is_ours
+	check "lines" tools/check_tree.py lines
 	check "cppcheck" cppcheck_is_quiet
 	check "clang-tidy" tidy_is_quiet
 fi

@@ -11,7 +11,7 @@ packages()
 	guest) echo mmdebstrap e2fsprogs busybox-static cpio gzip dpkg debian-archive-keyring \
 		$([ "$(id -u)" = 0 ] || echo fakeroot uidmap) ;;
 	test) echo python3 e2fsprogs acpica-tools ;;
-	lint) echo clang-format cppcheck clang clang-tidy ;;
+	lint) echo cppcheck clang clang-tidy ;;
 	fuzz) echo clang libclang-rt-14-dev llvm ;;
 	bench) echo python3 qemu-system-x86 ;;
 	*) echo "setup: no group $1; there are build guest test lint fuzz bench" >&2; return 1 ;;

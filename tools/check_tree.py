@@ -105,7 +105,7 @@ def check_lines():
                 complain(path, i, f"{len(line.expandtabs(8))} columns")
             if line != line.rstrip():
                 complain(path, i, "blanks at the end of the line")
-            if re.match(r" {8}", line) and not path.endswith(".def"):
+            if re.match(r" {8}", line) and not path.endswith(".def") and not line.endswith("\\"):
                 complain(path, i, "indented with spaces")
             if re.search(r"\b(TO" r"DO|FIX" r"ME|XX" r"X)\b", line):
                 complain(path, i, "unfinished: finish it or file an issue")
