@@ -271,6 +271,88 @@ static insn_fn choose_pop(const struct insn *in)
 	return is_stack_64(in) && in->opd[0].kind == OPD_REG ? fast_pop_reg : NULL;
 }
 
+/* --- all other driver rows --------------------------------------------------------------- */
+/* exec_driver without its calls, for operands in registers and at most one in memory.  The row's
+ * meaning is called through its pointer. */
+static always_inline u64 plain_value(const struct tcg_cpu *c, const struct insn *in, unsigned n)
+{
+	const struct opd *o = &in->opd[n];
+
+	if (o->kind == OPD_REG)
+		return reg_get(c, o->reg, o->size);
+	return o->kind == OPD_IMM ? in->imm & size_mask(in->size) : 0;
+}
+
+static always_inline HANDLER drive(struct tcg_cpu *c, const struct insn *in, u64 a, u64 b)
+{
+	u64 r = in->op->exec.drv(c, in, a, b);
+
+	if (in->op->flags & F_W0)
+		reg_set(c, in->opd[0].reg, in->opd[0].size, r);
+	return next(c, in);
+}
+
+static HANDLER drive_regs(struct tcg_cpu *c, const struct insn *in)
+{
+	unsigned first = in->op->flags & F_R0 ? 0 : 1;
+
+	return drive(c, in, plain_value(c, in, first), plain_value(c, in, first + 1));
+}
+
+/* Operand 1 is in memory, and read. */
+static HANDLER drive_load(struct tcg_cpu *c, const struct insn *in)
+{
+	void *p = tlb_read(c, lin_of(c, in, ADDR_ANY), in->opd[1].size);
+	u64 m;
+
+	if (unlikely(!p))
+		return exec_driver(c, in);
+	m = host_load(p, in->opd[1].size);
+	if (in->op->flags & F_R0)
+		return drive(c, in, plain_value(c, in, 0), m);
+	return drive(c, in, m, plain_value(c, in, 2));
+}
+
+/* Operand 0 is in memory, and written. */
+static HANDLER drive_store(struct tcg_cpu *c, const struct insn *in)
+{
+	unsigned size = in->opd[0].size;
+	void *p = tlb_write(c, lin_of(c, in, ADDR_ANY), size);
+	u64 a;
+
+	if (unlikely(!p))
+		return exec_driver(c, in);
+	a = in->op->flags & F_R0 ? host_load(p, size) : plain_value(c, in, 1);
+	host_store(p, size, in->op->exec.drv(c, in, a, plain_value(c, in, 1)));
+	return next(c, in);
+}
+
+static bool is_plain(const struct insn *in, unsigned from)
+{
+	for (unsigned i = from; i < in->nopd; i++)
+		if (in->opd[i].kind != OPD_REG && in->opd[i].kind != OPD_IMM)
+			return false;
+	return true;
+}
+
+static insn_fn choose_drive(const struct insn *in)
+{
+	const u32 out_of_the_way = F_PRIV | F_PROT | F_NOMEM;
+	bool reg0 = in->nopd == 0 || in->opd[0].kind == OPD_REG;
+
+	if (in->op->cls != CLS_DRV || in->op->flags & out_of_the_way ||
+	    insn_general(in) != exec_driver)
+		return NULL;
+	if (reg0 && is_plain(in, 1))
+		return drive_regs;
+	if (address_of(in) == ADDRESSES)
+		return NULL;
+	if (reg0 && in->opd[1].kind == OPD_MEM && is_plain(in, 2))
+		return drive_load;
+	return in->opd[0].kind == OPD_MEM && in->op->flags & F_W0 && is_plain(in, 1) ? drive_store
+										     : NULL;
+}
+
 /* --- choosing ----------------------------------------------------------------------------- */
 static enum family family_of(const struct op *op)
 {
@@ -345,12 +427,10 @@ enum family fast_family(const struct insn *in)
 	return row < op_rows_n ? families[row] : FAM_NONE;
 }
 
-insn_fn fast_choose(const struct insn *in)
+static insn_fn choose_special(const struct insn *in)
 {
 	enum family fam = fast_family(in);
 
-	if (in->prefixes & PFX_LOCK)
-		return NULL;
 	if (fam >= FAM_ALU && fam < FAM_ALU + ALUS)
 		return choose_alu(in, fam - FAM_ALU);
 	switch (fam) {
@@ -375,4 +455,14 @@ insn_fn fast_choose(const struct insn *in)
 	case FAM_NOP: return fast_nop;
 	default: return NULL;
 	}
+}
+
+insn_fn fast_choose(const struct insn *in)
+{
+	insn_fn fn;
+
+	if (in->prefixes & PFX_LOCK)
+		return NULL;
+	fn = choose_special(in);
+	return fn ? fn : choose_drive(in);
 }
