@@ -111,6 +111,17 @@ static bool is_access_fault(u32 vector)
 	return vector == EXC_PF || vector == EXC_GP || vector == EXC_SS || vector == EXC_AC;
 }
 
+/* In 32-bit code the upper halves mean nothing. */
+static bool same_gprs(const struct test_case *t, const struct regs *host, const struct regs *guest)
+{
+	if (t->in.mode == MODE_64)
+		return !memcmp(host->gpr, guest->gpr, sizeof host->gpr);
+	for (unsigned i = 0; i < 8; i++)
+		if ((u32)host->gpr[i] != (u32)guest->gpr[i])
+			return false;
+	return true;
+}
+
 /* FS and GS: the host kernel need not keep which of the four null selectors it was. */
 static bool same_selectors(const struct regs *host, const struct regs *guest)
 {
@@ -135,7 +146,7 @@ static const char *difference(const struct test_case *t, const struct regs *host
 		if (host->vector == EXC_PF && host->cr2 != guest->cr2)
 			return "cr2";
 	}
-	if (memcmp(host->gpr, guest->gpr, sizeof host->gpr))
+	if (!same_gprs(t, host, guest))
 		return "registers";
 	if ((host->flags ^ guest->flags) & flags_mask(t, host))
 		return "flags";
@@ -179,8 +190,8 @@ static void report(const struct test_case *t, const char *what, const struct reg
 	char text[96];
 
 	decode_text(&t->in, t->start.rip, text, sizeof text);
-	printf("DIFFERENCE in %s: %s (row %u)\n  %s by %s:", what, t->row->name, (unsigned)(t->row - op_rows), text,
-	       t->block ? "block" : "interp_one");
+	printf("DIFFERENCE in %s: %s (row %u)\n  %s by %s, %s:", what, t->row->name, (unsigned)(t->row - op_rows),
+	       text, t->block ? "block" : "interp_one", t->in.mode == MODE_64 ? "64-bit" : "32-bit");
 	for (unsigned i = 0; i < t->len; i++)
 		printf(" %02x", t->code[i]);
 	putchar('\n');
@@ -213,7 +224,8 @@ static void run_case(const struct test_case *t, bool verbose)
 		printf("%s (%s)\n", text, t->block ? "block" : "one");
 		fflush(stdout);
 	}
-	native_side_run(&(struct native_case){ t->code, t->len, t->fp, t->segs, t->own_fs, &t->start }, &host);
+	native_side_run(&(struct native_case){ t->code, t->len, t->fp, t->segs, t->own_fs,
+					       t->in.mode != MODE_64, &t->start }, &host);
 	guest_side_run(t, &guest);
 	blank_pointers(t);
 	what = difference(t, &host, &guest);
@@ -230,9 +242,17 @@ static void run_case(const struct test_case *t, bool verbose)
 	memcpy(guest_data, native_data, DATA_END - DATA);
 }
 
-static bool row_wanted(const struct op *row, const struct options *o)
+static bool row_wanted(const struct op *row, const struct options *o, enum cpu_mode mode)
 {
-	return !gen_skip_reason(row, MODE_64) && (!o->row || !strcmp(o->row, row->name));
+	return !gen_skip_reason(row, mode) && (!o->row || !strcmp(o->row, row->name));
+}
+
+/* Why in neither mode, or NULL. */
+static const char *skip_reason(const struct op *row)
+{
+	const char *why = gen_skip_reason(row, MODE_64), *why32 = gen_skip_reason(row, MODE_32);
+
+	return why && why32 ? (row->flags & F_I64 ? why32 : why) : NULL;
 }
 
 /* Rows in turn, so that each gets its share. */
@@ -240,16 +260,17 @@ static void run_job(void *arg, unsigned job)
 {
 	const struct options *o = arg;
 	static struct test_case t;
-	u64 cases = o->cases / o->jobs, done = 0, rounds_without = 0;
+	u64 cases = o->cases / o->jobs, done = 0, rounds_without = 0, round = 0;
 
 	gen_seed(o->seed + job);
 	guest_side_init();
 	native_side_init(GS_BASE); /* second: its signal handlers go before the other's */
 	while (done < cases && rounds_without < TRIES) {
+		enum cpu_mode mode = round++ % 3 ? MODE_64 : MODE_32; /* the former has more forms */
 		u64 before = done;
 
 		for (unsigned i = 0; i < op_rows_n && done < cases; i++)
-			if (row_wanted(&op_rows[i], o) && gen_case(&t, &op_rows[i], MODE_64)) {
+			if (row_wanted(&op_rows[i], o, mode) && gen_case(&t, &op_rows[i], mode)) {
 				run_case(&t, o->verbose);
 				done++;
 			}
@@ -266,7 +287,7 @@ static int summary(const struct options *o)
 
 	for (unsigned i = 0; i < op_rows_n; i++) {
 		const struct op *row = &op_rows[i];
-		const char *why = gen_skip_reason(row, MODE_64);
+		const char *why = skip_reason(row);
 
 		if (o->row && strcmp(o->row, row->name))
 			continue;

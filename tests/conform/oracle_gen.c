@@ -106,6 +106,8 @@ static u64 aligned(u64 at, unsigned size, unsigned percent)
 	return chance(percent) ? ALIGN_DOWN(at, pow2) : at;
 }
 
+static bool wide_addresses; /* the case being made is 64-bit code */
+
 /* A linear address for size bytes: mostly plain, often at an edge, sometimes wrong. */
 static u64 target(unsigned size)
 {
@@ -125,6 +127,8 @@ static u64 target(unsigned size)
 		return DATA - below(size + 1);
 	if (r < 970)
 		return DATA_END + below(1 << 26);
+	if (!wide_addresses)
+		return r < 985 ? 0x40000000 + (gen_random() >> 34) : 0xffffffff - below(size + 1);
 	if (r < 995)
 		return 0x800000000000ull + (gen_random() >> 18);
 	return 0x7fffffffffffull - below(size + 1);
@@ -403,6 +407,8 @@ static bool solve(struct draft *d, u64 lin)
 	else if (index)
 		want = (u64)((s64)want / (1 + (1 << in->scale)));
 	high = in->asize == 4 && chance(50) ? gen_random() << 32 : 0;
+	if (d->mode != MODE_64)
+		high = 0;
 	gpr[reg] = in->asize == 4 ? (u32)want | high : want;
 	return true;
 }
@@ -452,7 +458,7 @@ static const insn_fn far_mem_handlers[] = { exec_LFS, exec_LGS, exec_LSS, exec_L
 
 static u64 a_selector(void)
 {
-	static const u16 sel[] = { 0, 3, 0x23, 0x2b, 0x2b, 0x33, 0x7b, 0x08, 0x10, 0x18, 0x28, 0x40, 0x4b, 0x0c, 0x83 };
+	static const u16 sel[] = { 0, 3, 0x23, 0x2b, 0x2b, 0x33, 0x7b, 0x08, 0x10, 0x18, 0x28, 0x40, 0x4b, 0x0c, 0x83, 7, 4 };
 
 	return chance(85) ? sel[below(ARRAY_LEN(sel))] : (u16)gen_random();
 }
@@ -512,6 +518,11 @@ static void prepare_gather(struct test_case *t)
 	}
 }
 
+static bool is_ours(u64 lin)
+{
+	return (lin + 4096 > CODE && lin < CODE_END + 4096) || (lin + 4096 > LOW && lin < LOW + LOW_BYTES + 4096);
+}
+
 static bool prepare_memory(struct draft *d)
 {
 	struct test_case *t = d->t;
@@ -520,7 +531,7 @@ static bool prepare_memory(struct draft *d)
 	u64 lin;
 
 	if (!o || t->row->flags & F_NOMEM)
-		return true;
+		return !o || !is_ours(operand_lin(d));
 	bytes = operand_bytes(t->row, o);
 	if (!prepare_bit_offset(t))
 		return false;
@@ -531,7 +542,7 @@ static bool prepare_memory(struct draft *d)
 	if (!solve(d, lin))
 		return false;
 	lin = operand_lin(d);
-	if (lin + 2048 > CODE && lin < CODE_END + 2048)
+	if (is_ours(lin))
 		return false; /* a store there would be a different test */
 	if (runs(t->row, exec_GATHER))
 		prepare_gather(t);
@@ -540,7 +551,8 @@ static bool prepare_memory(struct draft *d)
 	else if (runs_any(t->row, sel_handlers))
 		poke_value(lin, a_selector(), 2);
 	else if (runs_any(t->row, far_mem_handlers))
-		poke_value(lin, code_target(t), 8), poke_value(lin + o->size - 2, chance(50) ? SEL_CS64 : a_selector(), 2);
+		poke_value(lin, code_target(t), 8),
+			poke_value(lin + o->size - 2, chance(30) ? SEL_CS64 : chance(30) ? SEL_CS32 : a_selector(), 2);
 	else if (runs(t->row, exec_JMP) || runs(t->row, exec_CALL))
 		poke_value(lin, chance(85) ? code_target(t) : value(), 8);
 	else if (runs(t->row, exec_LDMXCSR))
@@ -559,7 +571,8 @@ static bool prepare_memory(struct draft *d)
 static void prepare_string(struct test_case *t)
 {
 	const struct insn *in = &t->in;
-	u64 *gpr = t->start.gpr, high = in->asize == 4 && chance(50) ? gen_random() << 32 : 0;
+	bool narrow = in->mode == MODE_64 && in->asize == 4;
+	u64 *gpr = t->start.gpr, high = narrow && chance(50) ? gen_random() << 32 : 0;
 	bool used = false;
 
 	for (unsigned i = 0; i < in->nopd; i++) {
@@ -590,10 +603,11 @@ static void prepare_stack(struct test_case *t)
 		st16(t->code + t->len - 2, (u16)below(64)); /* near, or the order of checks shows */
 		decode(&t->in, t->code, 15, t->in.mode);
 	}
-	u64 frame[5] = { code_target(t), SEL_CS64, (gen_random() & ~(u64)FL_TF) | 2, target_mostly_plain(8), SEL_DATA };
+	bool is_64 = t->in.mode == MODE_64;
+	u64 frame[5] = { code_target(t), chance(90) == is_64 ? SEL_CS64 : SEL_CS32, (gen_random() & ~(u64)FL_TF) | 2, target_mostly_plain(8), SEL_DATA };
 	bool iret = runs(t->row, exec_IRET), far = iret || runs(t->row, exec_RET_FAR);
 
-	if (far && chance(50))
+	if (far && is_64 && chance(50))
 		frame[chance(50) ? 1 : 4] = a_selector();
 	if (runs(t->row, exec_RET))
 		poke_value(r->gpr[RSP], chance(85) ? frame[0] : value(), 8);
@@ -611,6 +625,11 @@ static bool prepare_jump(struct test_case *t)
 	const struct insn *in = &t->in;
 	u64 next = t->start.rip + t->len, to;
 
+	if (in->opd[0].kind == OPD_FAR && in->size == 4) {
+		st32(t->code + t->len - 6, (u32)code_target(t));
+		st16(t->code + t->len - 2, chance(40) ? SEL_CS32 : chance(30) ? SEL_CS64 : (u16)a_selector());
+		return decode(&t->in, t->code, 15, in->mode) == (int)t->len;
+	}
 	if (in->opd[0].kind == OPD_REL) {
 		if (in->opd[0].size > 1 && chance(70)) {
 			st32(t->code + t->len - 4, (u32)(code_target(t) - next));
@@ -752,6 +771,35 @@ static u64 random_rip(const struct test_case *t)
 	return CODE_END - 1 - below(t->len);
 }
 
+/* An instruction that looks at the flags, behind one that sets them: the block cache fuses some pairs. */
+static void append_consumer(struct test_case *t)
+{
+	u8 cond = (u8)below(16), *p = t->code + t->len, reg = (u8)below(8);
+
+	switch (below(4)) {
+	case 0: /* Jcc rel8, onto filling */
+		*p++ = 0x70 | cond;
+		*p++ = (u8)(chance(50) ? 32 + below(64) : 160 + below(32));
+		break;
+	case 1: /* Jcc rel32 */
+		*p++ = 0x0f;
+		*p++ = 0x80 | cond;
+		st32(p, (u32)(code_target(t) - (t->start.rip + t->len + 6)));
+		p += 4;
+		break;
+	case 2: /* SETcc on a low byte register */
+		*p++ = 0x0f;
+		*p++ = 0x90 | cond;
+		*p++ = 0xc0 | (reg & 3);
+		break;
+	default: /* CMOVcc */
+		*p++ = 0x0f;
+		*p++ = 0x40 | cond;
+		*p++ = 0xc0 | reg << 3 | (u8)below(4);
+	}
+	t->len = (unsigned)(p - t->code);
+}
+
 bool gen_case(struct test_case *t, const struct op *row, enum cpu_mode mode)
 {
 	struct draft d = { .t = t, .mode = mode };
@@ -759,18 +807,19 @@ bool gen_case(struct test_case *t, const struct op *row, enum cpu_mode mode)
 
 	memset(t, 0, offsetof(struct test_case, start.fx));
 	t->row = row;
+	wide_addresses = mode == MODE_64;
 	if (!draft_bytes(&d, row) || is_unfit(&t->in))
 		return false;
 	t->fp = row->cls == CLS_NATIVE || runs_any(row, fp_handlers);
 	t->segs = runs_any(row, seg_handlers);
 	t->block = chance(50);
-	for (unsigned i = 0; i < 16; i++)
+	for (unsigned i = 0; i < (mode == MODE_64 ? 16 : 8); i++)
 		r->gpr[i] = value();
 	r->flags = random_flags();
 	r->rip = random_rip(t);
-	t->own_fs = t->in.seg == SEG_FS || (row->feature == FEAT_FSGSBASE);
+	t->own_fs = (mode == MODE_64 && t->in.seg == SEG_FS) || (row->feature == FEAT_FSGSBASE);
 	r->fs_base = t->own_fs ? gen_random() & 0x7fff000 : 0;
-	r->gs_base = GS_BASE;
+	r->gs_base = mode == MODE_64 ? GS_BASE : 0;
 	r->gpr[RSP] = target_mostly_plain(8);
 	if (t->fp) {
 		prepare_fp(t);
@@ -783,7 +832,11 @@ bool gen_case(struct test_case *t, const struct op *row, enum cpu_mode mode)
 	if (!prepare_memory(&d) || !prepare_jump(t))
 		return false;
 	prepare_stack(t);
-	return true;
+	if (t->block && row->cls == CLS_DRV && row->fl_write && r->rip < CODE + 3600 && chance(30))
+		append_consumer(t);
+	for (unsigned i = 0; mode != MODE_64 && i < 8; i++)
+		r->gpr[i] = (u32)r->gpr[i];
+	return !is_ours(r->gpr[RSP]) && !is_ours(r->gpr[RSI]) && !is_ours(r->gpr[RDI]);
 }
 
 const char *gen_skip_reason(const struct op *row, enum cpu_mode mode)
@@ -818,8 +871,10 @@ const char *gen_skip_reason(const struct op *row, enum cpu_mode mode)
 	for (unsigned i = 0; i < ARRAY_LEN(list); i++)
 		if (runs(row, list[i].fn))
 			return list[i].why;
-	if (mode == MODE_64 && row->flags & F_I64)
-		return "does not exist in 64-bit mode";
+	if (mode == MODE_64 ? row->flags & F_I64 : row->flags & F_O64)
+		return mode == MODE_64 ? "does not exist in 64-bit mode" : "exists only in 64-bit mode";
+	if (mode != MODE_64 && !native_side_has_32bit())
+		return "the host has no 32-bit code segment for us";
 	if (!native_side_has_fsgsbase() &&
 	    runs_any(row, (const insn_fn[]){ exec_RDFSBASE, exec_RDGSBASE, exec_WRFSBASE, exec_WRGSBASE, NULL }))
 		return "the host kernel forbids it";

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 
 /* Guest physical pages. */
-enum { GPA_PML4 = 0x10000, GPA_PT = 0x20000, GPA_GDT = 0x40000, GPA_TSS = 0x41000, GPA_CODE = 0x50000,
+enum { GPA_PML4 = 0x10000, GPA_PT = 0x20000, GPA_GDT = 0x40000, GPA_TSS = 0x41000, GPA_LDT = 0x42000, GPA_CODE = 0x50000,
        GPA_DATA = 0x60000, GPA_BYTES = 0x100000 };
 #define SYS_BASE 0xffff800000000000ull /* GDT and TSS live here, for ring 0 */
 enum { PTE_P = 1, PTE_W = 2, PTE_U = 4 };
@@ -42,27 +42,27 @@ static void map(u64 lin, gpa_t gpa, u64 flags)
 	table(at)[lin >> 12 & 511] = gpa | flags;
 }
 
-/* The host's GDT as ring 3 can see it: what LAR and LSL say of each selector. */
-static void copy_gdt(u64 *gdt)
+/* A descriptor of the host's as ring 3 can see it: what LAR and LSL say of its selector. */
+static u64 host_descriptor(u32 sel)
 {
-	for (u64 i = 1; i < 16; i++) {
-		u32 attr = 0, limit = 0;
-		bool ok;
+	u32 attr = 0, limit = 0;
+	bool ok;
 
-		__asm__("lar %3, %0; lsl %3, %1; setz %2" : "+r"(attr), "+r"(limit), "=q"(ok)
-			: "r"((u32)(i << 3 | 3)) : "cc");
-		if (!ok)
-			continue;
-		limit = attr & 1 << 23 ? limit >> 12 : limit;
-		gdt[i] = (u64)(attr & 0xf0ff00) << 32 | (u64)(limit & 0xf0000) << 32 | (limit & 0xffff);
-	}
+	__asm__("lar %3, %0; lsl %3, %1; setz %2" : "+r"(attr), "+r"(limit), "=q"(ok) : "r"(sel) : "cc");
+	if (!ok)
+		return 0;
+	limit = attr & 1 << 23 ? limit >> 12 : limit;
+	return (u64)(attr & 0xf0ff00) << 32 | (u64)(limit & 0xf0000) << 32 | (limit & 0xffff);
 }
 
 static void build_tables(void)
 {
 	u64 gdt[16] = { 0 };
 
-	copy_gdt(gdt);
+	for (u32 i = 1; i < 16; i++)
+		gdt[i] = host_descriptor(i << 3 | 3);
+	st64(mem_ptr(&mem, GPA_LDT, 8), host_descriptor(SEL_CS32));
+	map(SYS_BASE + 2 * PAGE_SIZE, GPA_LDT, PTE_P | PTE_W);
 	memcpy(mem_ptr(&mem, GPA_GDT, sizeof gdt), gdt, sizeof gdt);
 	map(SYS_BASE, GPA_GDT, PTE_P | PTE_W);
 	map(SYS_BASE + PAGE_SIZE, GPA_TSS, PTE_P | PTE_W);
@@ -126,7 +126,7 @@ void guest_side_init(void)
 	s->gdt = (struct table_reg){ SYS_BASE, 0x7f };
 	s->tr = (struct seg_reg){ .sel = 0x40, .base = SYS_BASE + PAGE_SIZE, .limit = 0x67,
 				  .attr = 0xb | ATTR_P };
-	s->ldt = seg_null3;
+	s->ldt = (struct seg_reg){ .sel = 0x50, .base = SYS_BASE + 2 * PAGE_SIZE, .limit = 7, .attr = 2 | ATTR_P };
 	mmu_flush_all(cpu);
 }
 

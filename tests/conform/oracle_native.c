@@ -6,6 +6,7 @@
  * the kernel may not allow WRFSBASE. */
 #include "oracle_native.h"
 
+#include <asm/ldt.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -24,6 +25,7 @@ struct native_context {
 	u32 fp, segs, running, own_fs;    /* own_fs: the case has an FS base, or may change it */
 	u32 fsgsbase;
 	u64 gs;
+	bool ldt;
 	u8 clean[832] __attribute__((aligned(64)));
 };
 struct native_context oracle_ctx;
@@ -34,14 +36,27 @@ _Static_assert(offsetof(struct regs, flags) == 128 && offsetof(struct regs, rip)
 	       offsetof(struct native_context, host_rsp) == 1024 && offsetof(struct native_context, gs) == 1064 &&
 	       offsetof(struct native_context, clean) == 1088, "the assembler below knows these");
 
+/* What the 32-bit way in loads; at LOW_STATE. */
+struct low_state {
+	u32 gpr[8], flags, rip;
+};
+enum { LOW_STATE = LOW + 4096, LOW_EXIT = LOW + 256 };
+
 void oracle_enter(void);
+void oracle_enter32(void);
+extern const u8 oracle_low[], oracle_low_end[];
+struct far_pointer {
+	u32 off;
+	u16 sel;
+} __attribute__((packed));
+const struct far_pointer oracle_far32 = { LOW, SEL_CS32 };
 void oracle_exit(void);
 void oracle_exit_fault(void);
 void oracle_handler_entry(int sig, siginfo_t *si, void *ctx);
 
 #define C(off) "oracle_ctx+" #off "(%rip)"
 __asm__(".text\n"
-	".globl oracle_enter, oracle_exit, oracle_exit_fault, oracle_handler_entry\n"
+	".globl oracle_enter, oracle_enter32, oracle_exit, oracle_exit_fault, oracle_handler_entry\n"
 	"oracle_enter:\n"
 	"	push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15\n"
 	"	mov %rsp, " C(1024) "\n"
@@ -55,6 +70,19 @@ __asm__(".text\n"
 	"	mov " C(72) ", %r9; mov " C(80) ", %r10; mov " C(88) ", %r11; mov " C(96) ", %r12\n"
 	"	mov " C(104) ", %r13; mov " C(112) ", %r14; mov " C(120) ", %r15; mov " C(0) ", %rax\n"
 	"	jmp *" C(136) "\n"
+	"oracle_enter32:\n"
+	"	push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15\n"
+	"	mov %rsp, " C(1024) "\n"
+	"	cmpl $0, " C(1040) "; je 1f\n"
+	"	mov $7, %eax; xor %edx, %edx; xrstor64 " C(192) "\n"
+	"1:	ljmp *oracle_far32(%rip)\n"
+	".globl oracle_low, oracle_low_end; .pushsection .rodata; .code32\n"
+	"oracle_low:\n" /* runs at LOW */
+	"	mov $0x5a5a1020, %esp; popfl\n"
+	"	mov 0x5a5a1000, %eax; mov 0x5a5a1004, %ecx; mov 0x5a5a1008, %edx; mov 0x5a5a100c, %ebx\n"
+	"	mov 0x5a5a1010, %esp; mov 0x5a5a1014, %ebp; mov 0x5a5a1018, %esi; mov 0x5a5a101c, %edi\n"
+	"	jmp *0x5a5a1024\n"
+	"oracle_low_end: .code64; .popsection\n"
 	"oracle_exit:\n"
 	"	mov %rax, " C(0) "; mov %rcx, " C(8) "; mov %rdx, " C(16) "; mov %rbx, " C(24) "\n"
 	"	mov %rsp, " C(32) "; mov %rbp, " C(40) "; mov %rsi, " C(48) "; mov %rdi, " C(56) "\n"
@@ -157,6 +185,32 @@ static void native_map(void)
 	memset(native_code, FILL_NATIVE, CODE_BYTES);
 }
 
+/* JMP [RIP+0]: to anywhere from 64-bit code. */
+static void put_jump(u8 *at, const void *to)
+{
+	static const u8 jmp[6] = { 0xff, 0x25 };
+
+	memcpy(at, jmp, sizeof jmp);
+	st64(at + 6, (u64)to);
+}
+
+static void native_map_low(void)
+{
+	struct user_desc d = { .limit = 0xfffff, .seg_32bit = 1, .contents = 2, .limit_in_pages = 1, .useable = 1 };
+	u32 attr = 0; /* asked for, since a paravirtual host may have an LDT in name only */
+	u8 *low = map_at(LOW, LOW_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+
+	syscall(SYS_modify_ldt, 1, &d, sizeof d);
+	__asm__("lar %2, %0; setz %1" : "+r"(attr), "=q"(oracle_ctx.ldt) : "r"(SEL_CS32) : "cc");
+	memcpy(low, oracle_low, (u64)(oracle_low_end - oracle_low));
+	put_jump(low + (LOW_EXIT - LOW), oracle_exit);
+}
+
+bool native_side_has_32bit(void)
+{
+	return oracle_ctx.ldt;
+}
+
 bool native_side_has_fsgsbase(void)
 {
 	return oracle_ctx.fsgsbase;
@@ -167,6 +221,7 @@ void native_side_init(u64 gs_base)
 	struct sigaction sa = { .sa_sigaction = oracle_handler_entry, .sa_flags = SA_SIGINFO | SA_ONSTACK };
 
 	native_map();
+	native_map_low();
 	for (unsigned i = 0; i < ARRAY_LEN(signals); i++)
 		sigaction(signals[i], &sa, &chained[i]);
 	oracle_ctx.fsgsbase = getauxval(AT_HWCAP2) >> 1 & 1; /* HWCAP2_FSGSBASE */
@@ -178,18 +233,31 @@ void native_side_init(u64 gs_base)
 	st32(oracle_ctx.clean + 24, 0x1f80);
 }
 
-/* JMP [RIP+0] behind the code, as much of it as there is room for. */
+/* The code, and behind it the way back, as much of it as there is room for. */
 static unsigned put_code(const struct native_case *t)
 {
-	u8 *at = native_code + (t->start->rip - CODE), jmp[14] = { 0xff, 0x25 };
-	u64 room = CODE_END - t->start->rip;
-	unsigned n = (unsigned)MIN(t->len, room), tail = (unsigned)MIN(sizeof jmp, room - n);
+	u8 *at = native_code + (t->start->rip - CODE), back[14] = { 0xea, 0, 0, 0, 0, SEL_CS64 };
+	unsigned room = (unsigned)(CODE_END - t->start->rip), n = MIN(t->len, room);
+	unsigned tail = t->mode32 ? 7 : sizeof back;
 
-	st64(jmp + 6, (u64)oracle_exit);
+	if (t->mode32)
+		st32(back + 1, LOW_EXIT); /* JMP FAR */
+	else
+		put_jump(back, oracle_exit);
 	memcpy(at, t->code, n);
-	if (tail == sizeof jmp)
-		memcpy(at + n, jmp, tail);
-	return n + tail;
+	memcpy(at + n, back, MIN(tail, room - n));
+	return n + MIN(tail, room - n);
+}
+
+static void enter32(const struct native_case *t)
+{
+	struct low_state *s = (void *)(u64)LOW_STATE;
+
+	for (unsigned i = 0; i < 8; i++)
+		s->gpr[i] = (u32)t->start->gpr[i];
+	s->flags = (u32)t->start->flags;
+	s->rip = (u32)t->start->rip;
+	oracle_enter32();
 }
 
 /* A trap where a jump landed, or at the end of what is mapped, is not the instruction's. */
@@ -219,7 +287,10 @@ void native_side_run(const struct native_case *t, struct regs *out)
 	x->segs = t->segs;
 	x->own_fs = t->own_fs || t->segs;
 	x->running = 1;
-	oracle_enter();
+	if (t->mode32)
+		enter32(t);
+	else
+		oracle_enter();
 	x->running = 0;
 	if (x->r.vector == VECTOR_NONE)
 		x->r.rip = t->start->rip + t->len;

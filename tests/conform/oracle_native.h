@@ -10,11 +10,13 @@ enum {
 	CODE = 0x10000000, CODE_BYTES = 2 * 4096, CODE_END = CODE + CODE_BYTES,
 	DATA = 0x20000000, DATA_RW_PAGES = 2, DATA_PAGES = 3, DATA_RO = DATA + DATA_RW_PAGES * 4096,
 	DATA_END = DATA + DATA_PAGES * 4096,
+	LOW = 0x5a5a0000, LOW_BYTES = 2 * 4096, /* the native side's way in and out of 32-bit code */
 };
 /* What lies around the instruction: traps on each side, so that a jump is seen where it lands. */
 enum { FILL_NATIVE = 0xcc /* INT3 */, FILL_GUEST = 0xf4 /* HLT: #GP in ring 3 */ };
 enum { VECTOR_BP = 3, VECTOR_PF = 14, VECTOR_AC = 17, VECTOR_NONE = 0xff };
-enum { SEL_CS64 = 0x33, SEL_CS32 = 0x23, SEL_DATA = 0x2b };
+/* 32-bit code runs in an LDT segment of ours: a kernel without 32-bit programs has none in its GDT. */
+enum { SEL_CS64 = 0x33, SEL_CS32 = 0x07, SEL_DATA = 0x2b };
 
 /* Registers before, and after on either side.  oracle_native.c's assembler knows the offsets. */
 struct regs {
@@ -33,11 +35,13 @@ struct native_case {
 	const u8 *code;
 	unsigned len;
 	bool fp, segs, own_fs;
+	bool mode32;
 	const struct regs *start;
 };
 
 void native_side_init(u64 gs_base);
 bool native_side_has_fsgsbase(void);
+bool native_side_has_32bit(void);
 void native_side_run(const struct native_case *t, struct regs *out);
 extern u8 *native_data; /* writable view of DATA */
 
