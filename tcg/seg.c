@@ -242,10 +242,11 @@ void seg_drop_inner(struct tcg_cpu *c)
 	for (unsigned i = 0; i < ARRAY_LEN(data); i++) {
 		const struct seg_reg *r = &c->v.s.seg[data[i]];
 		bool conforming = attr_is_code(r->attr) && r->attr & TYPE_C;
+		struct seg_reg none = seg_null(0);
 
-		/* A null FS or GS keeps the base that WRFSBASE or an MSR gave it. */
+		none.base = r->base; /* the selector goes, FS and GS keep the base an MSR gave them */
 		if (!sel_null(r->sel) && !conforming && attr_dpl(r->attr) < c->cpl)
-			seg_put(c, data[i], seg_null(0));
+			seg_put(c, data[i], none);
 	}
 }
 

@@ -242,6 +242,8 @@ TEST(seg_far_return_outward_changes_stacks_and_drops_segments)
 
 	protected_mode(r, 0);
 	r->s->seg[SEG_ES] = flat32(DS0, 3, 0);
+	r->s->seg[SEG_GS] = flat32(DS0, 3, 0);
+	r->s->seg[SEG_GS].base = 0x400000;
 	r->s->gpr[RSP] = STACK0 - 24;
 	st32(ram(r, STACK0 - 24), TARGET);
 	st32(ram(r, STACK0 - 20), CS3);
@@ -254,6 +256,8 @@ TEST(seg_far_return_outward_changes_stacks_and_drops_segments)
 	EQ(r->s->gpr[RSP], STACK3 + 8);
 	EQ(r->s->seg[SEG_SS].sel, DS3);
 	OK(r->s->seg[SEG_ES].attr & ATTR_UNUSABLE);
+	OK(r->s->seg[SEG_GS].attr & ATTR_UNUSABLE);
+	EQ(r->s->seg[SEG_GS].base, 0x400000); /* which 64-bit code still uses */
 	EQ(r->s->seg[SEG_DS].sel, DS3);
 	cpu_rig_free(r);
 }
