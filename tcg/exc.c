@@ -258,6 +258,14 @@ static bool is_triple(const struct event *ev, u8 second)
 	       (is_contributory(second) || second == EXC_PF);
 }
 
+/* Which breakpoints have been hit is said anew, the other causes add up; GD goes.  SDM vol 3 "Debug
+ * Status Register (DR6)". */
+static void dr6_report(struct tcg_cpu *c, u64 causes)
+{
+	c->v.s.dr[6] = (c->v.s.dr[6] & ~(u64)DR6_B0_B3) | causes;
+	c->v.s.dr[7] &= ~(u64)DR7_GD;
+}
+
 static struct event next_event(struct tcg_cpu *c, const struct event *ev)
 {
 	struct exc x = c->exc;
@@ -265,7 +273,8 @@ static struct event next_event(struct tcg_cpu *c, const struct event *ev)
 	c->exc.vector = EXC_NONE;
 	if (x.vector == EXC_PF)
 		c->v.s.cr2 = x.cr2;
-	c->v.s.dr[6] |= x.dr6;
+	if (x.vector == EXC_DB)
+		dr6_report(c, x.dr6);
 	if (is_double(ev, x.vector))
 		return (struct event){ EV_EXC, EXC_DF, true, 0, 1 };
 	return (struct event){ EV_EXC, x.vector, x.has_error, x.error, 1 };
@@ -307,8 +316,7 @@ bool exc_dispatch(struct tcg_cpu *c)
 	if (x.vector == EXC_PF)
 		c->v.s.cr2 = x.cr2;
 	if (x.vector == EXC_DB) {
-		c->v.s.dr[6] |= x.dr6;
-		c->v.s.dr[7] &= ~BIT(13); /* GD, SDM vol 3 "Debug Registers" */
+		dr6_report(c, x.dr6);
 	}
 	return exc_deliver(c, kind, x.vector, x.has_error, x.error);
 }

@@ -540,6 +540,8 @@ const struct insn *exec_SYSRET(struct tcg_cpu *c, const struct insn *in)
 		s->rflags |= FL_IF;
 	enter_flat(c, (to64 ? base + 16 : base) | 3, (to64 ? CODE64 : CODE32) | RING3,
 		   (base + 8) | 3, DATA32 | RING3);
+	if (s->rflags & FL_TF) /* unlike after POPF: the SYSCALL being stepped ends here */
+		c->exc = (struct exc){ .vector = EXC_DB, .trap = true, .dr6 = DR6_BS };
 	return far_go(c, to64 ? rip : (u32)rip);
 }
 

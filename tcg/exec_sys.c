@@ -212,8 +212,6 @@ const struct insn *exec_XSETBV(struct tcg_cpu *c, const struct insn *in)
 }
 
 /* --- debug registers -------------------------------------------------------------------------- */
-enum { DR7_GD = 1 << 13, DR6_BD = 1 << 13 };
-
 /* The register meant, or -1 with c->exc: DR4 and DR5 are DR6 and DR7 unless CR4.DE. */
 static int dr_index(struct tcg_cpu *c, unsigned reg)
 {

@@ -6,7 +6,7 @@
  * Registers", "Debug Exceptions". */
 #include "exec.h"
 
-enum { DR7_ENABLES = 0xff, DR6_BS = 1 << 14 };
+enum { DR7_ENABLES = 0xff };
 enum { BREAK_EXEC, BREAK_WRITE, BREAK_IO, BREAK_ACCESS };
 
 struct access_range {
@@ -157,34 +157,52 @@ static u64 break_at_data(struct tcg_cpu *c)
 }
 
 /* --- the step ----------------------------------------------------------------------------- */
-/* Does TF as it was before the instruction count?  INT n drops the trap; for SYSCALL and SYSRET
- * the flags they leave behind decide. */
+/* Does TF as it was before the instruction count?  INT n drops the trap; for SYSCALL the flags it
+ * leaves behind decide; SYSRET sees to it itself. */
 static bool trap_after(const struct tcg_cpu *c, bool tf_before)
 {
 	const struct insn *in = &c->interp->one;
 
-	if (runs(in, exec_INTn) || runs(in, exec_INT1))
+	if (runs(in, exec_INTn) || runs(in, exec_SYSRET))
 		return false;
-	if (runs(in, exec_SYSCALL) || runs(in, exec_SYSRET))
+	if (runs(in, exec_SYSCALL))
 		return c->v.s.rflags & FL_TF;
 	return tf_before;
+}
+
+/* What an instruction did that ended without a #DB: data breakpoints are held back by MOV SS (the
+ * single-step trap is lost) and come after what follows it; if that is INT3 or INTO, in the handler.
+ * SDM vol 3 "Masking Exceptions and Interrupts When Switching Stacks". */
+static bool hold_back(struct tcg_cpu *c, u64 hits)
+{
+	bool trap = c->exc.vector != EXC_NONE && c->exc.trap && c->exc.vector != EXC_DB;
+
+	if (trap || (c->exc.vector == EXC_NONE && c->v.s.int_shadow == 2))
+		c->db_pending = (u8)hits;
+	return c->exc.vector != EXC_NONE || c->shutdown || c->v.s.int_shadow == 2;
 }
 
 /* One instruction, with the #DB due before or after it in c->exc. */
 void step_one(struct tcg_cpu *c)
 {
 	bool tf = c->v.s.rflags & FL_TF;
-	u64 hits = c->v.s.rflags & FL_RF ? 0 : break_at_code(c);
+	u64 held = c->db_pending, hits;
 
+	c->db_pending = 0;
+	if (held && !c->v.s.int_shadow) {
+		c->exc = (struct exc){ .vector = EXC_DB, .trap = true, .dr6 = held };
+		return;
+	}
+	hits = c->v.s.rflags & FL_RF || c->v.s.int_shadow == 2 ? 0 : break_at_code(c);
 	if (hits) {
 		c->exc = (struct exc){ .vector = EXC_DB, .dr6 = hits };
 		return;
 	}
-	hits = break_at_data(c);
+	hits = break_at_data(c) | held;
 	c->interp->stepping = true;
 	interp_one(c);
 	c->interp->stepping = false;
-	if (c->exc.vector != EXC_NONE || c->shutdown || c->v.s.int_shadow == 2)
+	if (hold_back(c, hits) || runs(&c->interp->one, exec_INT1)) /* INT1's #DB stands for all */
 		return;
 	if (trap_after(c, tf))
 		hits |= DR6_BS;

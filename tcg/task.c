@@ -20,7 +20,6 @@ static const struct tss_layout tss16 = { 2, 0x2b, 0x0e, 0x10, 0x12, 0x22, 0x2a, 
 static const struct tss_layout tss32 = { 4, 0x67, 0x20, 0x24, 0x28, 0x48, 0x60, 6 };
 enum { TSS32_CR3 = 0x1c, TSS32_TRAP = 0x64 };
 #define DR7_LOCAL 0x155ull /* L0-L3 and LE are per task */
-#define DR6_BT BIT(15)
 
 struct task {
 	u64 gpr[8], ip, flags, cr3;

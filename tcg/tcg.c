@@ -59,6 +59,7 @@ static void cpu_push(struct tcg_cpu *c)
 	flags_set(c, c->v.s.rflags);
 	c->exc.vector = EXC_NONE;
 	c->shutdown = false;
+	c->db_pending = 0;
 	seg_refresh(c);
 	mmu_flush_all(c);
 	mmu_select(c);
@@ -246,7 +247,7 @@ static void take_event(struct tcg_cpu *c)
 	if (!nmi && !(irq && s->rflags & FL_IF))
 		return;
 	if (s->int_shadow && s->mp_state == MP_RUNNABLE) {
-		interp_one(c);
+		step_one(c); /* it may be a breakpoint, or TF may be set */
 		return;
 	}
 	if (nmi) {

@@ -34,6 +34,8 @@ enum vector { EXC_DE, EXC_DB, EXC_NMI, EXC_BP, EXC_OF, EXC_BR, EXC_UD, EXC_NM, E
 	      EXC_NP, EXC_SS, EXC_GP, EXC_PF, EXC_MF = 16, EXC_AC, EXC_MC, EXC_XM, EXC_NONE = 0xff };
 enum { PF_P = 1, PF_W = 2, PF_U = 4, PF_RSVD = 8, PF_I = 16 };
 
+enum { DR6_B0_B3 = 15, DR6_BD = 1 << 13, DR6_BS = 1 << 14, DR6_BT = 1 << 15, DR7_GD = 1 << 13 };
+
 /* A fault (or trap) waiting for delivery. */
 struct exc {
 	u8 vector; /* EXC_NONE: none */
@@ -41,7 +43,7 @@ struct exc {
 	bool trap; /* s.rip already points past the instruction (#DB traps, #BP, #OF) */
 	u32 error;
 	u64 cr2;   /* EXC_PF: put into CR2 at delivery */
-	u64 dr6;   /* EXC_DB: ORed into DR6 at delivery */
+	u64 dr6;   /* EXC_DB: causes, DR6_* */
 };
 
 /* Software TLB entry: hit if lin - tag <= 4096 - size (unsigned), then host = lin + addend.  Code that
@@ -75,6 +77,7 @@ struct tcg_cpu {
 	bool fp_live;    /* guest FP state is in the host's registers */
 	bool fp_ok_sse, fp_ok_avx, fp_ok_x87; /* CR0/CR4/XCR0 allow it now; else slow path decides #NM/#UD */
 	bool shutdown;   /* a triple fault: the machine must be reset */
+	u8 db_pending;   /* data breakpoints held back by MOV SS, or by INT3 after one */
 	u8 soft_len;     /* length of the INT n, INT3, INTO or INT1 being delivered; exc.c clears it */
 	struct exc exc;
 	u64 code_rip;    /* RIP of offset 0 of the page the running block is in */

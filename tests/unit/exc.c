@@ -552,11 +552,11 @@ TEST(exc_dispatch_sets_cr2_and_dr6)
 	OK(exc_dispatch(r->c));
 	EQ(r->s->cr2, 0x1234567);
 	EQ(r->c->exc.vector, EXC_NONE);
-	r->s->dr[6] = 0xffff0ff0;
+	r->s->dr[6] = 0xffff8ff2; /* BT stays until software clears it, B1 does not */
 	r->s->dr[7] = 0x2400;
-	r->c->exc = (struct exc){ .vector = EXC_DB, .trap = true, .dr6 = BIT(14) };
+	r->c->exc = (struct exc){ .vector = EXC_DB, .trap = true, .dr6 = BIT(14) | BIT(2) };
 	OK(exc_dispatch(r->c));
-	EQ(r->s->dr[6], 0xffff4ff0);
+	EQ(r->s->dr[6], 0xffffcff4);
 	EQ(r->s->dr[7], 0x400);
 	EQ(stack64(r, 2) & FL_RF, 0);
 	cpu_rig_free(r);

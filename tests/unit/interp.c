@@ -566,6 +566,53 @@ TEST(interp_breakpoints_on_code_fault_and_on_data_trap)
 	cpu_kit_free(k);
 }
 
+/* MOV SS from watched memory, TF set, then what the caller wrote. */
+static void mov_ss_watched(struct cpu_kit *k, const u8 *next, size_t n)
+{
+	u8 code[8] = { 0x67, 0x8e, 0x17 }; /* mov ss, [edi] */
+
+	memcpy(code + 3, next, n);
+	cpu_kit_real(k);
+	cpu_kit_code(k, code, sizeof code);
+	k->s->rip = KIT_CODE & 0xffff;
+	k->s->seg[SEG_CS].base = KIT_CODE & ~0xffff;
+	k->s->gpr[RDI] = 0x7000;
+	k->s->gpr[RSP] = 0x6000;
+	k->s->dr[1] = 0x7000;
+	k->s->dr[7] = 0x408 | 0xf << 20; /* G1: four bytes, any access */
+	k->s->rflags = 2 | FL_TF;
+	tcg_engine.push(k->vcpus[0]);
+	step_one(k->c);
+	EQ(k->c->exc.vector, EXC_NONE);
+	step_one(k->c);
+}
+
+TEST(interp_watchpoint_of_mov_ss_is_reported_after_the_next_instruction)
+{
+	struct cpu_kit *k = cpu_kit_new();
+
+	mov_ss_watched(k, (const u8[]){ 0x90 }, 1);
+	EQ(k->c->exc.vector, EXC_DB);
+	EQ(k->c->exc.dr6, 2 | 1 << 14); /* the step counted is that of NOP */
+	k->c->exc.vector = EXC_NONE;
+	mov_ss_watched(k, (const u8[]){ 0xcd, 0x01 }, 2);
+	EQ(k->c->exc.vector, EXC_DB); /* in the handler of INT 1 */
+	EQ(k->c->exc.dr6, 2);
+	EQ(k->s->gpr[RSP], 0x5ffa);
+	k->c->exc.vector = EXC_NONE;
+	mov_ss_watched(k, (const u8[]){ 0xcc }, 1);
+	EQ(k->c->exc.vector, EXC_BP);
+	OK(exc_dispatch(k->c));
+	step_one(k->c);
+	EQ(k->c->exc.vector, EXC_DB);
+	EQ(k->c->exc.dr6, 2);
+	k->c->exc.vector = EXC_NONE;
+	mov_ss_watched(k, (const u8[]){ 0xf1 }, 1);
+	EQ(k->c->exc.vector, EXC_NONE); /* INT1 is the one #DB */
+	EQ(k->s->gpr[RSP], 0x5ffa);
+	cpu_kit_free(k);
+}
+
 /* --- for other engines -------------------------------------------------------------------- */
 TEST(interp_steps_one_instruction_for_another_engine)
 {
@@ -587,5 +634,26 @@ TEST(interp_steps_one_instruction_for_another_engine)
 	other.s.idt.limit = 0;
 	EQ(tcg_step_foreign(&f, &other, &e), 1); /* no IDT: a triple fault */
 	tcg_foreign_free(f);
+	cpu_kit_free(k);
+}
+
+/* --- a full cache ------------------------------------------------------------------------------------------------------------ */
+TEST(interp_a_full_arena_is_emptied_and_filled_again)
+{
+	struct cpu_kit *k = cpu_kit_new();
+	/* 90,000 blocks of two instructions, each jumping on to the next: more than the arena holds. */
+	for (unsigned i = 0; i < 9000; i++) {
+		st32(k->ram + 0x40000 + i * 8, 0xebc0ff40); /* inc eax (with a REX); jmp +3 */
+		k->ram[0x40000 + i * 8 + 4] = 3;
+	}
+	k->ram[0x40000 + 9000 * 8] = HLT;
+	for (unsigned round = 0; round < 10; round++) {
+		interp_invalidate(k->c, 0x40000, 0x20000);
+		k->s->rip = 0x40000;
+		k->s->mp_state = MP_RUNNABLE;
+		cpu_kit_run(k);
+	}
+	EQ(k->s->gpr[RAX], 90000);
+	OK(k->c->interp->stat_flushes > 1);
 	cpu_kit_free(k);
 }
