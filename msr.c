@@ -40,6 +40,7 @@ enum {
 #define MSR_SFMASK 0xc0000084u
 #define MSR_KERNEL_GS_BASE 0xc0000102u
 #define MSR_TSC_AUX 0xc0000103u
+#define MSR_AMD_PERF 0xc0010000u /* four event selectors, four counters */
 #define MSR_AMD_SYSCFG 0xc0010010u
 #define MSR_AMD_HWCR 0xc0010015u
 #define MSR_AMD_NB_CFG 0xc001001fu
@@ -57,7 +58,7 @@ enum {
 #define DE_CFG_LFENCE BIT(1) /* LFENCE serialises */
 #define VM_CR_SVM_OFF (BIT(3) | BIT(4))
 #define MISC_ENABLE_KNOWN \
-	(BIT(0) | BIT(3) | BIT(7) | BIT(11) | BIT(12) | BIT(16) | BIT(22) | BIT(23))
+	(BIT(0) | BIT(3) | BIT(7) | BIT(11) | BIT(12) | BIT(16) | BIT(18) | BIT(22) | BIT(23) | BIT(34))
 enum {
 	MTRR_CAP = 8 /* variable */ | 1 << 8 /* fixed */ | 1 << 10 /* WC */,
 	UCODE_REV = 0x0a101148
@@ -231,10 +232,13 @@ static bool rule_ok(enum rule rule, u64 val)
 
 static bool read_amd(u32 msr, u64 *val)
 {
+	*val = 0;
+	if (msr - MSR_AMD_PERF < 8)
+		return true; /* no CPUID bit says whether they are there: ours count nothing */
 	switch (msr) {
 	case MSR_AMD_SYSCFG:
 	case MSR_AMD_NB_CFG:
-	case MSR_AMD_LS_CFG: *val = 0; return true;
+	case MSR_AMD_LS_CFG: return true;
 	case MSR_AMD_HWCR: *val = HWCR_TSC_FREQ_SEL; return true;
 	case MSR_AMD_VM_CR: *val = VM_CR_SVM_OFF; return true;
 	case MSR_AMD_DE_CFG: *val = DE_CFG_LFENCE; return true;
@@ -257,7 +261,7 @@ bool msr_read(struct vcpu *v, u32 msr, u64 *val)
 	switch (msr) {
 	case MSR_PAT: *val = s->pat; return true;
 	case MSR_MISC_ENABLE: *val = s->misc_enable; return true;
-	case MSR_SPEC_CTRL: *val = s->spec_ctrl; return true;
+	case MSR_SPEC_CTRL: *val = s->spec_ctrl; return cpuid_is_native(v);
 	case MSR_KVM_TIME: *val = s->kvm_system_time; return true;
 	case MSR_KVM_WALL: *val = s->kvm_wall_clock; return true;
 	case MSR_MTRR_CAP: *val = MTRR_CAP; return true;
@@ -302,11 +306,11 @@ bool msr_write(struct vcpu *v, u32 msr, u64 val)
 		return true;
 	case MSR_MISC_ENABLE: s->misc_enable = val & MISC_ENABLE_KNOWN; return true;
 	case MSR_SPEC_CTRL: /* IBRS, STIBP, SSBD: nothing to restrict */
-		if (val & ~7ull)
+		if (val & ~7ull || !cpuid_is_native(v))
 			return false;
 		s->spec_ctrl = val;
 		return true;
-	case MSR_PRED_CMD: return !(val & ~1ull);
+	case MSR_PRED_CMD: return !(val & ~1ull) && cpuid_is_native(v);
 	case MSR_KVM_TIME:
 	case MSR_KVM_WALL: return write_clock(v, msr, val);
 	case MSR_BIOS_SIGN: /* written before CPUID to have the revision put there */

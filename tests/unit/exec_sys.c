@@ -376,7 +376,17 @@ TEST(sys_unknown_msrs_fault_and_constants_read)
 	EQ(rdmsr(r, 0x179), 0); /* no machine-check banks */
 	expect_ok(r);
 	EQ(rdmsr(r, 0xfe), 0x508);
+	if (cpuid_is_amd(&r->c->v)) /* K7's performance counters have no CPUID bit */
+		for (u32 msr = 0xc0010000; msr < 0xc0010008; msr++) {
+			wrmsr(r, msr, 0);
+			expect_ok(r);
+			EQ(rdmsr(r, msr), 0);
+		}
 	wrmsr(r, 0xfe, 0);
+	expect_gp0(r);
+	rdmsr(r, 0x48); /* SPEC_CTRL: no CPUID bit shows it */
+	expect_gp0(r);
+	wrmsr(r, 0x49, 1);
 	expect_gp0(r);
 	cpu_rig_free(r);
 	r = cpu_rig_new();
@@ -591,6 +601,14 @@ TEST(sys_syscall_and_sysret)
 	EQ(r->c->mode, MODE_32);
 	EQ(r->c->long_mode, true);
 	EQ(s->seg[SEG_CS].sel, 0x33);
+	s->gpr[R11] = 2 | FL_TF;
+	s->seg[SEG_CS] = (struct seg_reg){ CS64, 0xa09b, 0xffffffff, 0 };
+	s->seg[SEG_SS] = flat32(DS0, 3, 0);
+	seg_refresh(r->c);
+	RUN(r, 0x48, 0x0f, 0x07);
+	EQ(r->c->exc.vector, EXC_DB); /* a step over SYSCALL ends with SYSRET */
+	OK(r->c->exc.trap);
+	EQ(r->c->cpl, 3);
 	cpu_rig_free(r);
 }
 
