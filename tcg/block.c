@@ -139,7 +139,7 @@ static void arena_reserve(struct tcg_cpu *c)
 	size_t most = sizeof(struct block) + (BLOCK_MAX + 1) * sizeof(struct insn) +
 		      sizeof(struct code_page) + 32;
 
-	if (it->used + most > ARENA_BYTES)
+	if (it->used + most > it->arena_bytes)
 		interp_flush(c);
 }
 

@@ -51,14 +51,14 @@ struct code_page {
 	struct block *granule[PAGE_SIZE / GRANULE];
 };
 
-enum { ARENA_BYTES = 24 << 20 };
+enum { ARENA_BYTES = 16 << 20 }; /* unless --tcg-cache says otherwise */
 
 struct interp {
 	struct block *front[FRONT_SIZE];
 	struct block *hash[HASH_SIZE];
 	struct code_page *page[CODE_PAGES];
 	u8 *arena;                /* blocks and code pages; emptied as a whole */
-	u32 used;
+	u64 arena_bytes, used;
 	u32 flushes;              /* how often it was emptied: links made before are void */
 	bool dropped;             /* a block was dropped: the running one must be left */
 	u8 key;

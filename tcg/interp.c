@@ -240,16 +240,20 @@ insn_fn insn_general(const struct insn *in)
 /* --- running ------------------------------------------------------------------------------ */
 int interp_init(struct tcg_cpu *c, struct err *e)
 {
+	const u64 asked = c->v.env->tcg_cache_bytes;
 	struct interp *it = calloc(1, sizeof *it);
 	void *p;
 
 	if (!it)
 		return err_set(e, -ENOMEM, "cpu%u: no memory for the interpreter", c->v.index);
-	p = mmap(NULL, ARENA_BYTES, PROT_READ | PROT_WRITE,
+	it->arena_bytes = asked ? asked : ARENA_BYTES;
+	p = mmap(NULL, it->arena_bytes, PROT_READ | PROT_WRITE,
 		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (p == MAP_FAILED) {
 		free(it);
-		return err_set(e, -ENOMEM, "cpu%u: no memory for decoded code", c->v.index);
+		return err_set(e, -ENOMEM,
+			       "cpu%u: no memory for decoded code; try a smaller --tcg-cache",
+			       c->v.index);
 	}
 	it->arena = p;
 	pthread_mutex_init(&it->inbox_lock, NULL);
@@ -262,7 +266,8 @@ void interp_free(struct tcg_cpu *c)
 {
 	if (!c->interp)
 		return;
-	munmap(c->interp->arena, ARENA_BYTES);
+	munmap(c->interp->arena, c->interp->arena_bytes);
+	pthread_mutex_destroy(&c->interp->inbox_lock);
 	free(c->interp);
 	c->interp = NULL;
 }

@@ -637,10 +637,11 @@ TEST(interp_steps_one_instruction_for_another_engine)
 	cpu_kit_free(k);
 }
 
-/* --- a full cache ------------------------------------------------------------------------------------------------------------ */
+/* --- a full cache ------------------------------------------------------------------------- */
 TEST(interp_a_full_arena_is_emptied_and_filled_again)
 {
 	struct cpu_kit *k = cpu_kit_new();
+
 	/* 90,000 blocks of two instructions, each jumping on to the next: more than the arena holds. */
 	for (unsigned i = 0; i < 9000; i++) {
 		st32(k->ram + 0x40000 + i * 8, 0xebc0ff40); /* inc eax (with a REX); jmp +3 */
