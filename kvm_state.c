@@ -332,7 +332,8 @@ static void pull_events(struct kvm_cpu *c)
 
 	if (!kvm_cpu_ioctl(c, KVM_GET_VCPU_EVENTS, &k, "KVM_GET_VCPU_EVENTS"))
 		return;
-	s->int_shadow = k.interrupt.shadow & SHADOW_MOV_SS ? 2 : k.interrupt.shadow & SHADOW_STI ? 1 : 0;
+	/* AMD's hardware does not tell one from the other, and KVM then says both. */
+	s->int_shadow = k.interrupt.shadow & SHADOW_STI ? 1 : k.interrupt.shadow & SHADOW_MOV_SS ? 2 : 0;
 	s->nmi_blocked = k.nmi.masked;
 	s->nmi_pending = k.nmi.pending;
 	s->event_valid = 0;

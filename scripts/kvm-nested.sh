@@ -30,7 +30,7 @@ busybox mount -t sysfs sys /sys
 busybox mount -t tmpfs tmp /tmp
 for m in irqbypass kvm kvm-amd; do busybox insmod /\$m.ko; done
 [ -e /dev/kvm ] || echo "kvm-nested: no /dev/kvm inside"
-cd /tmp
+busybox ln -s busybox /bin/sh; cd /tmp
 /program $*
 echo "KVM-NESTED-EXIT \$?"
 busybox reboot -f
