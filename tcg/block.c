@@ -346,7 +346,7 @@ HANDLER exec_fall_through(struct tcg_cpu *c, const struct insn *in)
 	u64 rip = rip_mask(in, c->code_rip + in->pgoff);
 
 	if (b->link_ok && in->pgoff < PAGE_SIZE)
-		return go_link(c, &b->to[0], rip);
+		return go_link(c, b, 0, rip);
 	if (in->mode == MODE_64)
 		return go_64(c, rip);
 	c->v.s.rip = rip;
@@ -519,12 +519,14 @@ static struct block *block_find_slow(struct tcg_cpu *c, gva_t lin)
 	return b;
 }
 
-/* Set the link that led here if both ends allow it and lie in the same page of code. */
+/* Set the link that led here if both ends allow it and lie in the same page, of linear and of host
+ * memory (which may differ: the guest may be using a stale translation for one of them). */
 static void link_set(struct tcg_cpu *c, struct block *b, u64 page_rip)
 {
 	struct interp *it = c->interp;
 
-	if (it->link && b->link_ok && c->v.s.rip - page_rip < PAGE_SIZE)
+	if (it->link && b->link_ok && c->v.s.rip - page_rip < PAGE_SIZE &&
+	    ALIGN_DOWN(b->host, PAGE_SIZE) == it->link_page)
 		*it->link = b;
 	it->link = NULL;
 }
@@ -557,14 +559,15 @@ struct block *block_find(struct tcg_cpu *c)
 }
 
 /* A link that is not set, leads to a dropped block or cannot be paid for now. */
-HANDLER link_slow(struct tcg_cpu *c, struct block **link, u64 rip)
+HANDLER link_slow(struct tcg_cpu *c, struct block *from, unsigned n, u64 rip)
 {
-	struct block *b = *link;
+	struct block *b = from->to[n];
 
 	c->budget += b->insns;
 	if (b->insns == BLOCK_DEAD) {
-		*link = &block_none;
-		c->interp->link = link;
+		from->to[n] = &block_none;
+		c->interp->link = &from->to[n];
+		c->interp->link_page = ALIGN_DOWN(from->host, PAGE_SIZE);
 	}
 	c->v.s.rip = rip;
 	return NULL;

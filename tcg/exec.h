@@ -63,6 +63,7 @@ struct interp {
 	bool dropped;             /* a block was dropped: the running one must be left */
 	u8 key;
 	struct block **link;      /* link to set once the next block is known, or NULL */
+	u64 link_page;            /* host page of the block it belongs to */
 	struct insn one;          /* for interp_one */
 	bool stepping;            /* a repeated instruction does one iteration */
 	bool irq_masked;          /* an interrupt waits for RFLAGS.IF */
@@ -190,16 +191,16 @@ static always_inline HANDLER block_enter(struct tcg_cpu *c, struct block *b, u64
 	return go_on(c, b->insn);
 }
 
-HANDLER link_slow(struct tcg_cpu *c, struct block **link, u64 rip);
+HANDLER link_slow(struct tcg_cpu *c, struct block *from, unsigned n, u64 rip);
 
-/* To a target in this page: follow the link or have it set. */
-static always_inline HANDLER go_link(struct tcg_cpu *c, struct block **link, u64 rip)
+/* To a target in this page: follow link n of the block we are in, or have it set. */
+static always_inline HANDLER go_link(struct tcg_cpu *c, struct block *from, unsigned n, u64 rip)
 {
-	struct block *b = *link;
+	struct block *b = from->to[n];
 
 	c->budget -= b->insns;
 	if (unlikely(c->budget < 0) || unlikely(is_kicked(c)))
-		return link_slow(c, link, rip);
+		return link_slow(c, from, n, rip);
 	return go_on(c, b->insn);
 }
 

@@ -33,14 +33,14 @@ static always_inline HANDLER go_taken(struct tcg_cpu *c, const struct insn *in)
 {
 	struct block *b = in->aux;
 
-	return go_link(c, &b->to[1], c->code_rip + in->pgoff + in->len + in->imm);
+	return go_link(c, b, 1, c->code_rip + in->pgoff + in->len + in->imm);
 }
 
 static always_inline HANDLER go_next(struct tcg_cpu *c, const struct insn *in)
 {
 	struct block *b = in->aux;
 
-	return go_link(c, &b->to[0], c->code_rip + in->pgoff + in->len);
+	return go_link(c, b, 0, c->code_rip + in->pgoff + in->len);
 }
 
 /* Both ways stay in the page. */
