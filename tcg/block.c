@@ -122,6 +122,8 @@ void interp_flush(struct tcg_cpu *c)
 	it->link = NULL;
 	it->dropped = true;
 	it->stat_flushes++;
+	if (c->trans)
+		trans_flush(c);
 }
 
 static void *arena_take(struct interp *it, size_t bytes)
@@ -187,6 +189,8 @@ static void block_drop(struct tcg_cpu *c, struct block *b)
 	*at = b->hash_next;
 	if (*front == b)
 		*front = NULL;
+	if (b->trans)
+		trans_drop(c, b);
 	b->host = 0;
 	b->insns = BLOCK_DEAD;
 	it->dropped = true;
@@ -433,6 +437,8 @@ static struct block *block_build(struct tcg_cpu *c, gva_t lin, const u8 *host_pa
 	} while (memcmp(code, host_page + pgoff, b->bytes) != 0);
 	arena_take(it, sizeof *b + ((u32)b->insns + 1) * sizeof(struct insn));
 	block_choose_handlers(b, pgoff, c->mode);
+	if (c->trans)
+		trans_block_new(c, b);
 	block_insert(c, b);
 	c->stat_blocks++;
 	c->stat_decoded += (u32)b->insns;

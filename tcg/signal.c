@@ -14,7 +14,7 @@
 #include <ucontext.h>
 
 /* Vectors that a stub may cause, as the frame gives them: the processor's numbers. */
-enum { TRAP_UD = 6, TRAP_GP = 13, TRAP_MF = 16, TRAP_XM = 19 };
+enum { TRAP_DE = 0, TRAP_UD = 6, TRAP_GP = 13, TRAP_MF = 16, TRAP_XM = 19 };
 
 static const int signals[] = { SIGFPE, SIGSEGV, SIGBUS, SIGILL };
 static struct sigaction old_action[ARRAY_LEN(signals)];
@@ -48,12 +48,24 @@ static void signal_chain(int sig, siginfo_t *si, void *ctx)
 	}
 }
 
+static bool in_trans(const struct stub_guard *g, u64 rip)
+{
+	return rip - (u64)g->trans < g->trans_len;
+}
+
 static void signal_fault(int sig, siginfo_t *si, void *ctx)
 {
 	greg_t *regs = ((ucontext_t *)ctx)->uc_mcontext.gregs;
 	struct stub_guard *g = current;
 
 	/* si_code <= 0 is a kill(): then the frame's vector is of an older fault. */
+	if (g && si->si_code > 0 && in_trans(g, (u64)regs[REG_RIP]) &&
+	    (vector_is_guests((u64)regs[REG_TRAPNO]) || regs[REG_TRAPNO] == TRAP_DE)) {
+		g->trap_rip = (u64)regs[REG_RIP];
+		g->trap = (u8)regs[REG_TRAPNO];
+		regs[REG_RIP] = (greg_t)g->trans_resume;
+		return;
+	}
 	if (!g || si->si_code <= 0 || (u64)regs[REG_RIP] - (u64)g->code >= g->len ||
 	    !vector_is_guests((u64)regs[REG_TRAPNO])) {
 		signal_chain(sig, si, ctx);

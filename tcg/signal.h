@@ -10,7 +10,12 @@ struct stub_guard {
 	const u8 *code;
 	u64 len;
 	const u8 *resume;
-	volatile u8 trap;  /* EXC_* of the last stub, 0: it ran to its end (no stub divides) */
+	/* The same for translated code, which goes on at trans_resume with all registers as they were. */
+	const u8 *trans;
+	u64 trans_len;
+	const u8 *trans_resume;
+	u64 trap_rip;      /* there */
+	volatile u8 trap;  /* EXC_* of the last stub, 0: it ran to its end  */
 	void *stack;       /* alternate signal stack; owned */
 	u64 stack_bytes;
 };

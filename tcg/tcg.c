@@ -18,6 +18,7 @@ enum { LOOK_NS = 50000 }; /* longest time between two looks at the local APIC's 
 /* --- vCPUs -------------------------------------------------------------------------------- */
 static void cpu_free(struct tcg_cpu *c)
 {
+	trans_free(c);
 	native_free(c);
 	interp_free(c);
 	mmu_free(c);
@@ -41,7 +42,8 @@ static struct tcg_cpu *cpu_new(struct engine_env *env, u32 index, struct code_ma
 	c->exc.vector = EXC_NONE;
 	c->budget = BUDGET;
 	cpu_state_reset(&c->v.s, index == 0);
-	if (mmu_init(c, e) < 0 || interp_init(c, e) < 0 || native_init(c, e) < 0) {
+	if (mmu_init(c, e) < 0 || interp_init(c, e) < 0 || native_init(c, e) < 0 ||
+	    (code && !env->interp_only && trans_init(c, e) < 0)) {
 		cpu_free(c);
 		return NULL;
 	}

@@ -97,6 +97,17 @@ struct tcg_cpu {
 	struct interp *interp;    /* interp.c */
 	struct native *native;    /* native.c */
 
+	struct trans *trans;      /* trans.c; NULL: interpreter only */
+	struct {                  /* what translated code reaches by GS, beside some of the above */
+		struct tcg_cpu *self;
+		u64 scratch, old_cc;
+		u32 exit;
+		struct trans_jump {
+			u64 host;       /* of the block's first byte; 0: none */
+			const u8 *code;
+		} jump[1 << 12];
+	} hot;
+
 	u64 stat_insns, stat_blocks, stat_decoded, stat_tlb_fills, stat_exc, stat_invalidated;
 };
 
@@ -198,6 +209,18 @@ static inline void fp_enter(struct tcg_cpu *c)
 {
 	if (!c->fp_live)
 		fp_enter_slow(c);
+}
+
+/* --- trans.c -------------------------------------------------------------------------------- */
+int trans_init(struct tcg_cpu *c, struct err *e);
+void trans_free(struct tcg_cpu *c);
+/* What the block cache tells the translator, if there is one. */
+void trans_block_new(struct tcg_cpu *c, struct block *b); /* has all its handlers */
+void trans_drop(struct tcg_cpu *c, struct block *b);      /* was translated */
+void trans_flush(struct tcg_cpu *c);                      /* all blocks are gone */
+static inline unsigned trans_jump_index(u64 host)
+{
+	return (unsigned)(host ^ host >> 12) & 4095;
 }
 
 /* --- interp.c ------------------------------------------------------------------------------- */

@@ -2,7 +2,7 @@
  * Prefix". */
 #include "x64.h"
 
-enum { REX_W = 8, REX_R = 4, REX_B = 1, RSP_BITS = 4, RBP_BITS = 5 };
+enum { REX_W = 8, REX_R = 4, REX_X = 2, REX_B = 1, RSP_BITS = 4, RBP_BITS = 5 };
 
 void x64_u8(struct x64 *a, u8 b)
 {
@@ -24,17 +24,23 @@ void x64_u64(struct x64 *a, u64 v)
 	x64_u32(a, (u32)(v >> 32));
 }
 
+static bool index_high(const struct x64_op *o)
+{
+	return o->has_index && o->index & 8;
+}
+
 static void x64_vex(struct x64 *a, const struct x64_op *o)
 {
 	x64_u8(a, 0xc4);
-	x64_u8(a, (u8)((o->reg & 8 ? 0 : 0x80) | 0x40 | (o->rm & 8 ? 0 : 0x20) | o->map));
+	x64_u8(a, (u8)((o->reg & 8 ? 0 : 0x80) | (index_high(o) ? 0 : 0x40) | (o->rm & 8 ? 0 : 0x20) | o->map));
 	x64_u8(a, (u8)((o->w ? 0x80 : 0) | (~o->vvvv & 15) << 3 | (o->l ? 4 : 0) | o->pp));
 }
 
 static void x64_legacy(struct x64 *a, const struct x64_op *o)
 {
 	static const u8 pp[] = { 0, 0x66, 0xf3, 0xf2 };
-	u8 rex = (u8)((o->w ? REX_W : 0) | (o->reg & 8 ? REX_R : 0) | (o->rm & 8 ? REX_B : 0));
+	u8 rex = (u8)((o->w ? REX_W : 0) | (o->reg & 8 ? REX_R : 0) | (index_high(o) ? REX_X : 0) |
+		      (o->rm & 8 ? REX_B : 0));
 
 	if (o->osz)
 		x64_u8(a, 0x66);
@@ -48,13 +54,27 @@ static void x64_legacy(struct x64 *a, const struct x64_op *o)
 		x64_u8(a, o->map == X64_MAP_0F38 ? 0x38 : 0x3a);
 }
 
+/* No base, or no base and no index: both need a SIB byte in 64-bit mode, and 32 bits of displacement. */
+static void x64_absolute(struct x64 *a, const struct x64_op *o, u8 reg)
+{
+	x64_u8(a, reg | RSP_BITS);
+	x64_u8(a, (u8)(o->has_index ? o->scale << 6 | (o->index & 7) << 3 | RBP_BITS : 0x25));
+	x64_u32(a, (u32)o->disp);
+}
+
 static void x64_modrm(struct x64 *a, const struct x64_op *o)
 {
 	u8 reg = (o->reg & 7) << 3, rm = o->rm & 7;
 	u8 mod = !o->mem ? 3 : !o->disp && rm != RBP_BITS ? 0 : o->disp == (s8)o->disp ? 1 : 2;
 
-	x64_u8(a, (u8)(mod << 6 | reg | rm));
-	if (o->mem && rm == RSP_BITS)
+	if (o->mem && (o->no_base || (o->gs && !o->gs_base))) {
+		x64_absolute(a, o, reg);
+		return;
+	}
+	x64_u8(a, (u8)(mod << 6 | reg | (o->has_index ? RSP_BITS : rm)));
+	if (o->has_index)
+		x64_u8(a, (u8)(o->scale << 6 | (o->index & 7) << 3 | rm));
+	else if (o->mem && rm == RSP_BITS)
 		x64_u8(a, 0x24); /* RSP and R12 as a base need a SIB byte */
 	if (mod == 1)
 		x64_u8(a, (u8)o->disp);
@@ -64,6 +84,8 @@ static void x64_modrm(struct x64 *a, const struct x64_op *o)
 
 void x64_op(struct x64 *a, const struct x64_op *o)
 {
+	if (o->mem && o->gs)
+		x64_u8(a, 0x65);
 	if (o->vex)
 		x64_vex(a, o);
 	else
@@ -73,6 +95,37 @@ void x64_op(struct x64 *a, const struct x64_op *o)
 		x64_modrm(a, o);
 	if (o->has_imm)
 		x64_u8(a, o->imm);
+}
+
+void x64_load(struct x64 *a, unsigned dst, unsigned base, s32 disp)
+{
+	x64_op(a, &(struct x64_op){ .opcode = 0x8b, .w = true, .reg = (u8)dst, .rm = (u8)base, .mem = true, .disp = disp });
+}
+
+void x64_load_gs(struct x64 *a, unsigned dst, s32 disp)
+{
+	x64_op(a, &(struct x64_op){ .opcode = 0x8b, .w = true, .reg = (u8)dst, .mem = true, .gs = true, .disp = disp });
+}
+
+void x64_store_gs(struct x64 *a, unsigned src, s32 disp)
+{
+	x64_op(a, &(struct x64_op){ .opcode = 0x89, .w = true, .reg = (u8)src, .mem = true, .gs = true, .disp = disp });
+}
+
+void x64_lea(struct x64 *a, unsigned dst, unsigned base, s32 disp)
+{
+	x64_op(a, &(struct x64_op){ .opcode = 0x8d, .w = true, .reg = (u8)dst, .rm = (u8)base, .mem = true, .disp = disp });
+}
+
+void x64_alu_imm(struct x64 *a, unsigned digit, bool w, unsigned reg, s32 imm)
+{
+	bool byte = imm == (s8)imm;
+
+	x64_op(a, &(struct x64_op){ .opcode = byte ? 0x83 : 0x81, .w = w, .reg = (u8)digit, .rm = (u8)reg });
+	if (byte)
+		x64_u8(a, (u8)imm);
+	else
+		x64_u32(a, (u32)imm);
 }
 
 void x64_mov_rr(struct x64 *a, unsigned dst, unsigned src)

@@ -1,0 +1,303 @@
+/* trans.c - tiers: counts how often a block runs, has hot ones of 64-bit code translated, enters them,
+ * links them, and forgets them.
+ *
+ * A block's first handler is trans_count until it is hot, then trans_enter.  From there on control stays in
+ * translated code: direct jumps inside a page are linked, all others go through the fetch TLB and hot.jump[],
+ * which is by host address of the code.  What is not found leads back to the interpreter's loop, which finds
+ * or makes the block and so comes by here again: then the jump that led out is linked.
+ *
+ * A dropped block's entries are overwritten with a way out; its code stays until all translations go at once,
+ * when the code memory is full or the interpreter's arena is emptied.  An interrupt is seen when the budget
+ * is used up, at most BUDGET instructions later.  Runs on the vCPU's thread. */
+#include "trans.h"
+
+#include <stdlib.h>
+#include <asm/prctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { CACHE_BYTES = 16 << 20 };
+
+/* --- GS -------------------------------------------------------------------------------------------- */
+static __thread struct tcg_cpu *gs_is;
+
+static void gs_set(struct tcg_cpu *c)
+{
+	if (likely(gs_is == c))
+		return;
+	syscall(SYS_arch_prctl, ARCH_SET_GS, c);
+	gs_is = c;
+}
+
+/* --- one block --------------------------------------------------------------------------------------- */
+static struct block *block_of(const struct insn *in)
+{
+	return (struct block *)((char *)in - offsetof(struct block, insn));
+}
+
+static void jump_forget(struct tcg_cpu *c, u64 host)
+{
+	struct trans_jump *j = &c->hot.jump[trans_jump_index(host)];
+
+	if (j->host == host)
+		j->host = 0;
+}
+
+/* A jump at off over what is there. */
+static void jump_write(struct trans *t, u32 off, u32 to)
+{
+	trans_rw(t, off)[0] = 0xe9;
+	st32(trans_rw(t, off) + 1, to - (off + 5));
+}
+
+void trans_drop(struct tcg_cpu *c, struct block *b)
+{
+	struct trans *t = c->trans;
+	struct trans_block *tb = &t->pool[b->trans];
+
+	jump_forget(c, b->host);
+	jump_write(t, tb->enter_mem, tb->dead_mem);
+	jump_write(t, tb->enter_reg, tb->dead_reg);
+	tb->b = NULL;
+	b->trans = 0;
+}
+
+/* The blocks themselves may be gone. */
+static void trans_forget(struct tcg_cpu *c)
+{
+	struct trans *t = c->trans;
+
+	cache_flush(&t->cache);
+	memset(c->hot.jump, 0, sizeof c->hot.jump);
+	t->blocks = 1;
+	t->sites = 0;
+	t->pending = 0;
+	t->stat_flushes++;
+}
+
+void trans_flush(struct tcg_cpu *c)
+{
+	if (c->trans->blocks > 1)
+		trans_forget(c);
+}
+
+void trans_block_new(struct tcg_cpu *c, struct block *b)
+{
+	if (b->key != MODE_64 || !b->link_ok)
+		return;
+	b->heat = HEAT;
+	b->first = b->insn[0].fn;
+	b->insn[0].fn = trans_count;
+}
+
+/* Room for another translation; all go if there is none, and their blocks become cold again. */
+static void trans_reserve(struct tcg_cpu *c)
+{
+	struct trans *t = c->trans;
+
+	if (cache_reserve(&t->cache, TRANS_BLOCK_BYTES) && t->blocks < TRANS_BLOCKS &&
+	    t->sites + BLOCK_MAX <= TRANS_SITES)
+		return;
+	for (u32 i = 1; i < t->blocks; i++)
+		if (t->pool[i].b) {
+			t->pool[i].b->trans = 0;
+			t->pool[i].b->heat = HEAT;
+			t->pool[i].b->insn[0].fn = trans_count;
+		}
+	trans_forget(c);
+}
+
+static HANDLER trans_enter(struct tcg_cpu *c, const struct insn *in);
+
+static void trans_make(struct tcg_cpu *c, struct block *b)
+{
+	struct trans *t = c->trans;
+	struct trans_block *tb;
+	struct x64 a;
+
+	trans_reserve(c);
+	tb = &t->pool[t->blocks];
+	a.p = cache_reserve(&t->cache, TRANS_BLOCK_BYTES);
+	a.end = a.p + TRANS_BLOCK_BYTES;
+	a.full = false;
+	*tb = (struct trans_block){ .b = b, .at = t->cache.pos, .site = t->sites };
+	ASSERT(trans_emit(c, b, tb, &a));
+	cache_commit(&t->cache, (u32)(a.p - trans_rw(t, tb->at)));
+	b->trans = t->blocks++;
+	b->insn[0].fn = trans_enter;
+	t->stat_blocks++;
+}
+
+/* The edge that led out last leads to tb: have it go there by itself. */
+static void trans_link(struct tcg_cpu *c, const struct trans_block *tb)
+{
+	struct trans *t = c->trans;
+	const struct trans_block *from = &t->pool[t->pending >> 1];
+	const struct trans_edge *e = &from->edge[t->pending & 1];
+
+	if (t->pending && from->b && e->at && e->pgoff == tb->b->insn[0].pgoff &&
+	    !((from->b->host ^ tb->b->host) & ~(PAGE_SIZE - 1)))
+		st32(trans_rw(t, e->at), (e->reg ? tb->enter_reg : tb->enter_mem) - (e->at + 4));
+	t->pending = 0;
+}
+
+/* Instead of b's first instruction; the budget for b is taken. */
+static HANDLER trans_enter(struct tcg_cpu *c, const struct insn *in)
+{
+	struct trans *t = c->trans;
+	struct block *b = block_of(in);
+	const struct trans_block *tb = &t->pool[b->trans];
+	struct trans_jump *j = &c->hot.jump[trans_jump_index(b->host)];
+
+	trans_link(c, tb);
+	j->host = b->host;
+	j->code = t->cache.rx + tb->enter_mem;
+	c->budget += b->insns;
+	c->hot.exit = NO_EXIT;
+	gs_set(c);
+	((void (*)(const u8 *))(t->cache.rx + t->enter))(j->code);
+	t->stat_enters++;
+	if (c->hot.exit != NO_EXIT) {
+		c->v.s.rip = c->code_rip + (c->hot.exit & (PAGE_SIZE - 1));
+		t->pending = (c->hot.exit & ~(u32)EXIT_AT) >> 12;
+	}
+	return NULL;
+}
+
+HANDLER trans_count(struct tcg_cpu *c, const struct insn *in)
+{
+	struct block *b = block_of(in);
+
+	if (likely(--b->heat))
+		return b->first(c, in);
+	trans_make(c, b);
+	return trans_enter(c, in);
+}
+
+/* --- called by translated code ---------------------------------------------------------------------------- */
+bool trans_step(struct tcg_cpu *c, const struct insn *in)
+{
+	bool fp = c->fp_live;
+	const struct insn *next = insn_general(in)(c, in);
+
+	if (!next)
+		return false;
+	if (unlikely(c->interp->dropped)) {
+		c->v.s.rip = insn_rip(c, next);
+		return false;
+	}
+	if (fp)
+		fp_enter(c);
+	return true;
+}
+
+/* b wants the FP state and it is not there, or may not be used. */
+bool trans_fp(struct tcg_cpu *c, struct block *b)
+{
+	const struct insn *in = b->insn, *end = b->insn + b->insns;
+	u8 need = 0, ok = (u8)(1 | c->fp_ok_sse << 1 | c->fp_ok_avx << 2 | c->fp_ok_x87 << 3);
+
+	for (; in < end; in++)
+		if (op_can(in) && in->op->cls == CLS_NATIVE)
+			need |= op_fp_need(in);
+	if ((need & ok) == need) {
+		fp_enter(c);
+		return true;
+	}
+	for (in = b->insn; in && in < end && !c->interp->dropped;)
+		in = insn_general(in)(c, in);
+	if (in)
+		c->v.s.rip = insn_rip(c, in);
+	return false;
+}
+
+static const struct trans_block *trans_at(const struct trans *t, u32 off)
+{
+	u32 lo = 1, hi = t->blocks;
+
+	while (hi - lo > 1) {
+		u32 mid = (lo + hi) / 2;
+
+		if (t->pool[mid].at <= off)
+			lo = mid;
+		else
+			hi = mid;
+	}
+	return &t->pool[lo];
+}
+
+bool trans_trap(struct tcg_cpu *c, const struct insn *unused)
+{
+	struct trans *t = c->trans;
+	struct stub_guard *g = &c->native->guard;
+	u32 off = (u32)(g->trap_rip - (u64)t->cache.rx);
+	const struct trans_block *tb = trans_at(t, off);
+	const struct trans_site *s = &t->site[tb->site], *end = s + tb->sites;
+	u8 vector = g->trap;
+	const struct insn *in;
+
+	while (s < end && s->at != off)
+		s++;
+	ASSERT(s < end && tb->b);
+	in = &tb->b->insn[s->insn];
+	if (!s->flags_live)
+		c->cc = (u16)c->hot.old_cc;
+	if (vector == EXC_DE) {
+		g->trap = 0;
+		insn_raise(c, in, EXC_DE);
+	} else {
+		native_trap(c, in);
+	}
+	return false;
+}
+
+/* --- set-up --------------------------------------------------------------------------------------------------- */
+static void *trans_pool(size_t bytes)
+{
+	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+int trans_init(struct tcg_cpu *c, struct err *e)
+{
+	struct trans *t = calloc(1, sizeof *t);
+	int rc;
+
+	if (!t)
+		return err_set(e, -ENOMEM, "cpu%u: no memory for the translator", c->v.index);
+	c->trans = t;
+	t->pool = trans_pool(TRANS_BLOCKS * sizeof *t->pool);
+	t->site = trans_pool(TRANS_SITES * sizeof *t->site);
+	rc = t->pool && t->site ? cache_init(&t->cache, CACHE_BYTES, e) :
+				  err_set(e, -ENOMEM, "cpu%u: no memory for the translator", c->v.index);
+	if (rc < 0) {
+		trans_free(c);
+		return rc;
+	}
+	t->blocks = 1;
+	c->hot.self = c;
+	trans_thunks(c, t);
+	c->native->guard.trans = t->cache.rx;
+	c->native->guard.trans_len = t->cache.size;
+	c->native->guard.trans_resume = t->cache.rx + t->trap;
+	return 0;
+}
+
+void trans_free(struct tcg_cpu *c)
+{
+	struct trans *t = c->trans;
+
+	if (!t)
+		return;
+	if (gs_is == c)
+		gs_is = NULL;
+	cache_free(&t->cache);
+	if (t->pool)
+		munmap(t->pool, TRANS_BLOCKS * sizeof *t->pool);
+	if (t->site)
+		munmap(t->site, TRANS_SITES * sizeof *t->site);
+	free(t);
+	c->trans = NULL;
+}

@@ -1,0 +1,132 @@
+/* trans.h - the translator: hot blocks of 64-bit code as host code, see trans.c; shared by its files.
+ *
+ * Registers in translated code, everywhere: guest RAX to RDI but RSP, R8 and R12 to R14 are the host's of
+ * the same number, guest RSP is host R15, guest R9, R10, R11 and R15 are in s.gpr[].  Host R9, R10, R11 are
+ * ours, host RSP is the C stack.  GS is the struct tcg_cpu.  Guest x87 and vector state is in the host's
+ * registers whenever an instruction needs it.
+ *
+ * Flags are in EFLAGS or in c->cc, known for each place when it is translated; a block has an entry for
+ * either.  A flag that will be written before anything in the block reads it may be lost: if an instruction
+ * in between faults, the handler sees an old one. */
+#pragma once
+
+#include "exec.h"
+#include "native.h"
+
+enum {
+	T0 = R9, T1 = R10, T2 = R11, /* ours; T0: the operand's address */
+	HOST_SP = R15,               /* where guest RSP is */
+	TRANS_BLOCKS = 1 << 16, TRANS_SITES = 1 << 19,
+	TRANS_BLOCK_BYTES = 24 << 10, /* of host code, at most */
+	HEAT = 24,                   /* runs before a block is translated */
+	JUMP_BITS = 12,
+	NO_EXIT = 0, EXIT_AT = 1 << 30, /* trans_hot.exit: where to go on, see trans_leave */
+};
+
+/* An instruction that the host may answer with a fault of the guest's. */
+struct trans_site {
+	u32 at;          /* offset of its code */
+	u16 insn;
+	bool flags_live; /* the guest's flags are in EFLAGS there, not in c->cc */
+};
+
+/* A jump to another block of the same page. */
+struct trans_edge {
+	u32 at;    /* offset of its rel32; 0: none */
+	u16 pgoff; /* where it goes */
+	bool reg;  /* flags are in EFLAGS */
+};
+
+struct trans_block {
+	struct block *b;   /* NULL: dropped */
+	u32 at;            /* offset of its first byte; blocks are in order of it */
+	u32 enter_mem, enter_reg, dead_mem, dead_reg;
+	u32 site, sites;
+	struct trans_edge edge[2];
+};
+
+struct trans {
+	struct code_cache cache;
+	struct trans_block *pool; /* [0] is none */
+	u32 blocks;
+	struct trans_site *site;
+	u32 sites;
+	u32 pending;              /* 1 + 2 * block + edge: that edge led out of translated code; 0 none */
+	bool busy;                /* translating: a dropped block is not to be reused */
+	/* Offsets of the common code */
+	u32 enter, leave, leave_rip, step, step_flags, fp, trap;
+	u64 stat_blocks, stat_flushes, stat_enters;
+};
+
+static inline u8 *trans_rw(const struct trans *t, u32 off)
+{
+	return t->cache.rw + off;
+}
+
+/* trans.c */
+HANDLER trans_count(struct tcg_cpu *c, const struct insn *in);
+/* Called by translated code: false to leave it. */
+bool trans_step(struct tcg_cpu *c, const struct insn *in);
+bool trans_fp(struct tcg_cpu *c, struct block *b);
+bool trans_trap(struct tcg_cpu *c, const struct insn *unused);
+
+/* trans_thunk.c: the code that all blocks share. */
+void trans_thunks(struct tcg_cpu *c, struct trans *t);
+
+/* trans_emit.c: b's translation at a; false if it did not fit. */
+bool trans_emit(struct tcg_cpu *c, struct block *b, struct trans_block *tb, struct x64 *a);
+
+/* --- a block being translated ------------------------------------------------------------------ */
+struct late {          /* code that stands behind the block */
+	u8 *jump;      /* its rel32 */
+	u8 *back;      /* where it goes on, or NULL */
+	const struct insn *in;
+	bool flags;    /* EFLAGS are expected there */
+};
+
+struct emit {
+	struct x64 *a;
+	struct tcg_cpu *c;
+	struct trans *t;
+	struct block *b;
+	struct trans_block *tb;
+	u16 live[BLOCK_MAX + 1]; /* flags that count before each instruction */
+	bool in_reg, in_mem;     /* where they are now; both may be */
+	struct late late[2 * BLOCK_MAX];
+	unsigned lates;
+	u8 fp_need;              /* bytes of c->fp_live ff. */
+};
+
+#define GS_OFF(field) ((s32)offsetof(struct tcg_cpu, field))
+static inline s32 gs_gpr(unsigned reg)
+{
+	return GS_OFF(v.s.gpr) + (s32)reg * 8;
+}
+
+/* The host register that holds guest reg, or REG_NONE. */
+static inline unsigned host_reg(unsigned reg)
+{
+	if (reg == RSP)
+		return HOST_SP;
+	return (reg >= R9 && reg <= R11) || reg == R15 ? REG_NONE : reg;
+}
+
+/* trans_emit.c */
+void emit_flags_save(struct x64 *a);
+void emit_flags_load(struct x64 *a);
+void emit_clobber(struct emit *e, unsigned i);        /* our code changes EFLAGS before instruction i */
+void emit_jump(struct x64 *a, const u8 *to);
+u8 *emit_jcc(struct x64 *a, unsigned cond);           /* rel32 to be filled in */
+void emit_patch(u8 *rel32, const u8 *to);
+void emit_address(struct emit *e, const struct insn *in, unsigned dst); /* the effective one */
+/* T0 is linear; becomes the host's.  Misses are left to the interpreter. */
+void emit_check(struct emit *e, const struct insn *in, unsigned size, bool write);
+unsigned emit_get(struct emit *e, unsigned reg, unsigned tmp); /* guest reg, loaded into tmp if need be */
+
+/* trans_op.c */
+bool op_can(const struct insn *in);
+void op_emit(struct emit *e, unsigned i);
+u16 op_flags_needed(const struct insn *in, u16 live_after); /* in EFLAGS when it runs */
+u16 op_flags_before(const struct insn *in, u16 live_after);
+u16 op_flags_written(const struct insn *in);
+u8 op_fp_need(const struct insn *in);

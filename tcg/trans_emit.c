@@ -1,0 +1,731 @@
+/* trans_emit.c - host code for one block: entries, addresses and their checks, flags, ways out.
+ *
+ * What rarely runs stands behind the block: TLB misses, exits, entries of a dropped block. */
+#include "trans.h"
+
+enum { OP_ADD, OP_OR, OP_ADC, OP_SBB, OP_AND, OP_SUB, OP_XOR, OP_CMP };
+enum { CC_B = 2, CC_AE = 3, CC_NE = 5, CC_A = 7, CC_S = 8, NOP_BYTES = 5 };
+
+/* --- small things ---------------------------------------------------------------------------------- */
+void emit_patch(u8 *rel32, const u8 *to)
+{
+	st32(rel32, (u32)(to - (rel32 + 4)));
+}
+
+void emit_jump(struct x64 *a, const u8 *to)
+{
+	x64_u8(a, 0xe9);
+	x64_u32(a, (u32)(to - (a->p + 4)));
+}
+
+static void emit_call(struct x64 *a, const u8 *to)
+{
+	x64_u8(a, 0xe8);
+	x64_u32(a, (u32)(to - (a->p + 4)));
+}
+
+u8 *emit_jcc(struct x64 *a, unsigned cond)
+{
+	x64_u8(a, 0x0f);
+	x64_u8(a, (u8)(0x80 | cond));
+	x64_u32(a, 0);
+	return a->p - 4;
+}
+
+static void emit_op_rr(struct x64 *a, u8 opcode, bool w, unsigned rm, unsigned reg)
+{
+	x64_op(a, &(struct x64_op){ .opcode = opcode, .w = w, .reg = (u8)reg, .rm = (u8)rm });
+}
+
+/* digit: 4 SHL, 5 SHR */
+static void emit_shift(struct x64 *a, unsigned digit, bool w, unsigned reg, u8 n)
+{
+	x64_op(a, &(struct x64_op){ .opcode = 0xc1, .w = w, .reg = (u8)digit, .rm = (u8)reg, .has_imm = true, .imm = n });
+}
+
+/* op dword gs:[off], imm32 */
+static void emit_gs_imm(struct x64 *a, unsigned digit, s32 off, u32 imm)
+{
+	x64_op(a, &(struct x64_op){ .opcode = 0x81, .reg = (u8)digit, .mem = true, .gs = true, .disp = off });
+	x64_u32(a, imm);
+}
+
+static void emit_gs_set32(struct x64 *a, s32 off, u32 imm)
+{
+	x64_op(a, &(struct x64_op){ .opcode = 0xc7, .mem = true, .gs = true, .disp = off });
+	x64_u32(a, imm);
+}
+
+static void emit_imm64(struct x64 *a, unsigned reg, u64 imm)
+{
+	x64_u8(a, (u8)(0x48 | (reg & 8 ? 1 : 0)));
+	x64_u8(a, (u8)(0xb8 | (reg & 7)));
+	x64_u64(a, imm);
+}
+
+/* --- flags ----------------------------------------------------------------------------------------- */
+/* T2 is lost. */
+void emit_flags_save(struct x64 *a)
+{
+	x64_mov_rr(a, T2, RAX);
+	x64_flags_store(a);
+	x64_op(a, &(struct x64_op){ .opcode = 0x89, .osz = true, .reg = RAX, .mem = true, .gs = true, .disp = GS_OFF(cc) });
+	x64_mov_rr(a, RAX, T2);
+}
+
+void emit_flags_load(struct x64 *a)
+{
+	x64_mov_rr(a, T2, RAX);
+	x64_op(a, &(struct x64_op){ .map = X64_MAP_0F, .opcode = 0xb7, .reg = RAX, .mem = true, .gs = true, .disp = GS_OFF(cc) });
+	x64_flags_load(a);
+	x64_mov_rr(a, RAX, T2);
+}
+
+void emit_clobber(struct emit *e, unsigned i)
+{
+	if (e->live[i] && !e->in_mem) {
+		emit_flags_save(e->a);
+		e->in_mem = true;
+	}
+	e->in_reg = false;
+}
+
+static void emit_flags_needed(struct emit *e, u16 need)
+{
+	if (need && !e->in_reg) {
+		emit_flags_load(e->a);
+		e->in_reg = true;
+	}
+}
+
+/* --- addresses --------------------------------------------------------------------------------------- */
+unsigned emit_get(struct emit *e, unsigned reg, unsigned tmp)
+{
+	unsigned h = host_reg(reg);
+
+	if (h != REG_NONE)
+		return h;
+	x64_load_gs(e->a, tmp, gs_gpr(reg));
+	return tmp;
+}
+
+/* No flags change. T1 may be lost. */
+void emit_address(struct emit *e, const struct insn *in, unsigned dst)
+{
+	struct x64_op o = { .opcode = 0x8d, .w = true, .mem = true, .reg = (u8)dst, .disp = (s32)in->disp };
+
+	if (in->base == REG_RIP) {
+		x64_load_gs(e->a, T0, GS_OFF(code_rip));
+		/* |disp| + page offset may not fit 32 bits */
+		x64_lea(e->a, T0, T0, in->pgoff + in->len);
+		x64_lea(e->a, dst, T0, (s32)in->disp);
+		return;
+	}
+	if (in->base == REG_NONE && in->index == REG_NONE) {
+		x64_op(e->a, &(struct x64_op){ .opcode = 0xc7, .w = true, .rm = (u8)dst });
+		x64_u32(e->a, (u32)in->disp);
+		return;
+	}
+	if (in->index != REG_NONE) {
+		o.has_index = true;
+		o.index = (u8)emit_get(e, in->index, T1);
+		o.scale = in->scale;
+	}
+	o.no_base = in->base == REG_NONE;
+	if (!o.no_base)
+		o.rm = (u8)emit_get(e, in->base, T0);
+	if (!o.has_index && !o.disp)
+		x64_mov_rr(e->a, dst, o.rm);
+	else
+		x64_op(e->a, &o);
+}
+
+static struct late *late_add(struct emit *e, u8 *jump, const struct insn *in)
+{
+	struct late *l = &e->late[e->lates++];
+
+	ASSERT(e->lates <= ARRAY_LEN(e->late));
+	*l = (struct late){ .jump = jump, .in = in };
+	return l;
+}
+
+/* Whatever of e->late is not complete goes on here. */
+static void late_back(struct emit *e, unsigned from)
+{
+	for (; from < e->lates; from++) {
+		e->late[from].back = e->a->p;
+		e->late[from].flags = e->in_reg;
+	}
+}
+
+/* T1 becomes the TLB entry of T0 in the array at off of struct tlb; jumps if it is another page's. */
+static u8 *emit_lookup(struct emit *e, s32 off, s32 most)
+{
+	struct x64 *a = e->a;
+
+	x64_mov_rr(a, T1, T0);
+	emit_shift(a, 5, true, T1, 8);
+	x64_alu_imm(a, OP_AND, false, T1, (TLB_SIZE - 1) << 4);
+	x64_op(a, &(struct x64_op){ .opcode = 0x03, .w = true, .reg = T1, .mem = true, .gs = true, .disp = GS_OFF(tlb) });
+	x64_mov_rr(a, T2, T0);
+	x64_op(a, &(struct x64_op){ .opcode = 0x2b, .w = true, .reg = T2, .rm = T1, .mem = true, .disp = off });
+	x64_alu_imm(a, OP_CMP, true, T2, most);
+	return emit_jcc(a, CC_A);
+}
+
+void emit_check(struct emit *e, const struct insn *in, unsigned size, bool write)
+{
+	s32 off = write ? offsetof(struct tlb, w) : offsetof(struct tlb, r);
+
+	late_add(e, emit_lookup(e, off, PAGE_SIZE - size), in);
+	x64_op(e->a, &(struct x64_op){ .opcode = 0x03, .w = true, .reg = T0, .rm = T1, .mem = true, .disp = off + 8 });
+}
+
+static void emit_mem(struct emit *e, const struct insn *in, unsigned i, unsigned size, bool write)
+{
+	emit_clobber(e, i);
+	emit_address(e, in, T0);
+	if (in->seg >= SEG_FS)
+		x64_op(e->a, &(struct x64_op){ .opcode = 0x03, .w = true, .reg = T0, .mem = true, .gs = true,
+					       .disp = GS_OFF(v.s.seg) + in->seg * (s32)sizeof(struct seg_reg) +
+						       (s32)offsetof(struct seg_reg, base) });
+	emit_check(e, in, size, write);
+}
+
+/* --- ways out ------------------------------------------------------------------------------------------ */
+/* To rip T0, which is anywhere; late: what to do on a fetch TLB miss. add: to guest RSP, once it is sure. */
+static void emit_indirect(struct emit *e, const struct insn *in, s32 add)
+{
+	struct x64 *a = e->a;
+	enum { JUMPS = 1 << JUMP_BITS };
+	u8 *miss = emit_lookup(e, offsetof(struct tlb, x), PAGE_SIZE - 1), *out;
+
+	if (in)
+		late_add(e, miss, in);
+	else
+		emit_patch(miss, trans_rw(e->t, e->t->leave_rip));
+	x64_load(a, T1, T1, offsetof(struct tlb, x) + 8);
+	emit_op_rr(a, 0x01, true, T1, T0);
+	if (add)
+		x64_lea(a, HOST_SP, HOST_SP, add);
+	x64_mov_rr(a, T2, T1);
+	emit_shift(a, 5, true, T2, 12);
+	emit_op_rr(a, 0x31, true, T2, T1);
+	x64_alu_imm(a, OP_AND, false, T2, JUMPS - 1);
+	emit_shift(a, 4, false, T2, 4);
+	x64_op(a, &(struct x64_op){ .opcode = 0x39, .w = true, .reg = T1, .rm = T2, .mem = true, .gs = true,
+				    .gs_base = true, .disp = GS_OFF(hot.jump) });
+	out = emit_jcc(a, CC_NE);
+	emit_patch(out, trans_rw(e->t, e->t->leave_rip));
+	x64_alu_imm(a, OP_AND, true, T0, -(s32)PAGE_SIZE);
+	x64_store_gs(a, T0, GS_OFF(code_rip));
+	x64_op(a, &(struct x64_op){ .opcode = 0xff, .reg = 4, .rm = T2, .mem = true, .gs = true, .gs_base = true,
+				    .disp = GS_OFF(hot.jump) + 8 });
+}
+
+static u32 emit_off(const struct emit *e, const u8 *p)
+{
+	return (u32)(p - e->t->cache.rw);
+}
+
+/* Leave for pgoff of this page; flags are where e says. */
+static void emit_leave(struct emit *e, u32 exit)
+{
+	if (!e->in_mem)
+		emit_flags_save(e->a);
+	emit_gs_set32(e->a, GS_OFF(hot.exit), exit);
+	emit_jump(e->a, trans_rw(e->t, e->t->leave));
+}
+
+/* An edge's jump goes to code that leaves, until it is linked. */
+struct out {
+	u8 *jump;
+	s64 to; /* from the page's start */
+	unsigned edge;
+};
+
+static void emit_out(struct emit *e, struct out o)
+{
+	bool in_reg = e->in_reg, in_mem = e->in_mem;
+
+	emit_patch(o.jump, e->a->p);
+	if (o.to >= 0 && o.to < (s64)PAGE_SIZE && e->b->link_ok) {
+		u32 id = (u32)(e->tb - e->t->pool) * 2 + o.edge;
+
+		e->tb->edge[o.edge] = (struct trans_edge){ emit_off(e, o.jump), (u16)o.to, in_reg };
+		emit_leave(e, EXIT_AT | id << 12 | (u32)o.to);
+	} else {
+		if (!in_mem)
+			emit_flags_save(e->a);
+		x64_load_gs(e->a, T0, GS_OFF(code_rip));
+		x64_lea(e->a, T0, T0, (s32)o.to);
+		emit_indirect(e, NULL, 0);
+	}
+	e->in_reg = in_reg;
+	e->in_mem = in_mem;
+}
+
+/* Unconditionally on to to. */
+static void emit_go(struct emit *e, s64 to, unsigned edge)
+{
+	if (to >= 0 && to < (s64)PAGE_SIZE && e->b->link_ok) {
+		emit_jump(e->a, e->a->p);
+		emit_out(e, (struct out){ e->a->p - 4, to, edge });
+		return;
+	}
+	if (!e->in_mem)
+		emit_flags_save(e->a);
+	x64_load_gs(e->a, T0, GS_OFF(code_rip));
+	x64_lea(e->a, T0, T0, (s32)to);
+	emit_indirect(e, NULL, 0);
+}
+
+static s64 rel_to(const struct insn *in)
+{
+	return (s64)in->pgoff + in->len + (s64)in->imm;
+}
+
+static void emit_two_ways(struct emit *e, const struct insn *in, u8 *taken)
+{
+	emit_go(e, in->pgoff + in->len, 0);
+	emit_out(e, (struct out){ taken, rel_to(in), 1 });
+}
+
+/* JRCXZ and LOOP, by a short jump around. */
+static void emit_rcx_branch(struct emit *e, const struct insn *in, bool loop)
+{
+	struct x64 *a = e->a;
+	u8 *taken;
+
+	if (loop)
+		x64_lea(a, RCX, RCX, -1);
+	x64_u8(a, 0xe3);
+	x64_u8(a, loop ? 5 : 2);
+	if (!loop) {
+		x64_u8(a, 0xeb);
+		x64_u8(a, 5);
+	}
+	x64_u8(a, 0xe9);
+	x64_u32(a, 0);
+	taken = a->p - 4;
+	emit_two_ways(e, in, taken);
+}
+
+/* --- instructions that are more than an operation -------------------------------------------------------- */
+static void emit_step(struct emit *e, unsigned i)
+{
+	emit_clobber(e, i);
+	emit_imm64(e->a, T0, (u64)&e->b->insn[i]);
+	emit_call(e->a, trans_rw(e->t, e->t->step));
+	e->in_mem = true;
+}
+
+static void emit_push_check(struct emit *e, const struct insn *in, unsigned i)
+{
+	emit_clobber(e, i);
+	x64_lea(e->a, T0, HOST_SP, -8);
+	emit_check(e, in, 8, true);
+}
+
+static void emit_store(struct x64 *a, unsigned base, unsigned reg)
+{
+	x64_op(a, &(struct x64_op){ .opcode = 0x89, .w = true, .reg = (u8)reg, .rm = (u8)base, .mem = true });
+}
+
+static void emit_push(struct emit *e, unsigned i)
+{
+	const struct insn *in = &e->b->insn[i];
+	unsigned from = e->lates;
+
+	if (in->opd[0].kind == OPD_MEM) {
+		emit_mem(e, in, i, 8, false);
+		x64_load(e->a, T1, T0, 0);
+		x64_store_gs(e->a, T1, GS_OFF(hot.scratch));
+	}
+	emit_push_check(e, in, i);
+	if (in->opd[0].kind == OPD_IMM) {
+		x64_op(e->a, &(struct x64_op){ .opcode = 0xc7, .w = true, .rm = T0, .mem = true });
+		x64_u32(e->a, (u32)in->imm);
+	} else if (in->opd[0].kind == OPD_MEM) {
+		x64_load_gs(e->a, T1, GS_OFF(hot.scratch));
+		emit_store(e->a, T0, T1);
+	} else {
+		emit_store(e->a, T0, emit_get(e, in->opd[0].reg, T1));
+	}
+	x64_lea(e->a, HOST_SP, HOST_SP, -8);
+	late_back(e, from);
+}
+
+static void emit_pop(struct emit *e, unsigned i)
+{
+	const struct insn *in = &e->b->insn[i];
+	unsigned from = e->lates, reg = in->opd[0].reg, h = host_reg(reg);
+
+	emit_clobber(e, i);
+	x64_mov_rr(e->a, T0, HOST_SP);
+	emit_check(e, in, 8, false);
+	if (reg != RSP)
+		x64_lea(e->a, HOST_SP, HOST_SP, 8);
+	x64_load(e->a, h == REG_NONE ? T1 : h, T0, 0);
+	if (h == REG_NONE)
+		x64_store_gs(e->a, T1, gs_gpr(reg));
+	late_back(e, from);
+}
+
+static void emit_leave_frame(struct emit *e, unsigned i)
+{
+	unsigned from = e->lates;
+
+	emit_clobber(e, i);
+	x64_mov_rr(e->a, T0, RBP);
+	emit_check(e, &e->b->insn[i], 8, false);
+	x64_lea(e->a, HOST_SP, RBP, 8);
+	x64_load(e->a, RBP, T0, 0);
+	late_back(e, from);
+}
+
+static void emit_lea(struct emit *e, const struct insn *in)
+{
+	unsigned h = host_reg(in->opd[0].reg);
+
+	if (in->size == 8) {
+		emit_address(e, in, h == REG_NONE ? T0 : h);
+		if (h == REG_NONE)
+			x64_store_gs(e->a, T0, gs_gpr(in->opd[0].reg));
+		return;
+	}
+	emit_address(e, in, T0);
+	if (h == REG_NONE) {
+		emit_op_rr(e->a, 0x89, false, T0, T0);
+		x64_store_gs(e->a, T0, gs_gpr(in->opd[0].reg));
+	} else {
+		emit_op_rr(e->a, 0x89, false, h, T0);
+	}
+}
+
+/* Where a call or an indirect jump goes: T0.  Its operand is not RSP-relative memory after a push. */
+static void emit_target(struct emit *e, const struct insn *in, unsigned i)
+{
+	if (in->opd[0].kind == OPD_MEM) {
+		emit_mem(e, in, i, 8, false);
+		x64_load(e->a, T0, T0, 0);
+	} else {
+		emit_clobber(e, i);
+		if (emit_get(e, in->opd[0].reg, T0) != T0)
+			x64_mov_rr(e->a, T0, host_reg(in->opd[0].reg));
+	}
+}
+
+static void emit_call_insn(struct emit *e, unsigned i)
+{
+	const struct insn *in = &e->b->insn[i];
+	bool rel = in->opd[0].kind == OPD_REL;
+
+	if (!rel) {
+		emit_target(e, in, i);
+		x64_store_gs(e->a, T0, GS_OFF(hot.scratch));
+	}
+	emit_push_check(e, in, i);
+	x64_load_gs(e->a, T1, GS_OFF(code_rip));
+	x64_lea(e->a, T1, T1, in->pgoff + in->len);
+	emit_store(e->a, T0, T1);
+	if (rel) {
+		x64_lea(e->a, HOST_SP, HOST_SP, -8);
+		emit_go(e, rel_to(in), 1);
+	} else {
+		/* The push is repeated by the interpreter if the target is not at hand. */
+		x64_load_gs(e->a, T0, GS_OFF(hot.scratch));
+		emit_indirect(e, in, -8);
+	}
+}
+
+static void emit_ret(struct emit *e, unsigned i)
+{
+	const struct insn *in = &e->b->insn[i];
+
+	emit_clobber(e, i);
+	x64_mov_rr(e->a, T0, HOST_SP);
+	emit_check(e, in, 8, false);
+	x64_load(e->a, T0, T0, 0);
+	emit_indirect(e, in, 8 + (in->opd[0].kind == OPD_IMM ? (u16)in->imm : 0));
+}
+
+static bool is_nop(const struct insn *in)
+{
+	insn_fn self = in->op->exec.self;
+
+	return self == exec_NOP || self == exec_ENDBR || self == exec_PREFETCH;
+}
+
+/* The last instruction; false if it is not one that we do. */
+static bool emit_end(struct emit *e, unsigned i)
+{
+	const struct insn *in = &e->b->insn[i];
+	insn_fn self = in->op->exec.self;
+	bool rel = in->opd[0].kind == OPD_REL, mem = in->opd[0].kind == OPD_MEM;
+
+	if (in->op->cls != CLS_SELF || in->size != 8 || (mem && in->asize != 8))
+		return false;
+	if (self == exec_Jcc) {
+		emit_flags_needed(e, FL_ARITH);
+		emit_two_ways(e, in, emit_jcc(e->a, in->op->opcode & 15));
+	} else if (self == exec_JMP && rel) {
+		emit_go(e, rel_to(in), 1);
+	} else if (self == exec_JMP) {
+		emit_target(e, in, i);
+		emit_indirect(e, in, 0);
+	} else if (self == exec_CALL && !(mem && in->base == RSP)) { /* that may be what is pushed */
+		emit_call_insn(e, i);
+	} else if (self == exec_RET) {
+		emit_ret(e, i);
+	} else if ((self == exec_JCXZ || self == exec_LOOP) && in->asize == 8) {
+		emit_rcx_branch(e, in, self == exec_LOOP);
+	} else {
+		return false;
+	}
+	return true;
+}
+
+/* Others of the class that the interpreter has handlers of its own for. */
+static bool emit_self(struct emit *e, unsigned i)
+{
+	const struct insn *in = &e->b->insn[i];
+	insn_fn self = in->op->exec.self;
+	u8 kind = in->opd[0].kind;
+
+	if (in->op->cls == CLS_DRV && in->op->exec.drv == exec_LEA) {
+		if (in->asize != 8 || in->size < 4)
+			return false;
+		emit_lea(e, in);
+		return true;
+	}
+	if (in->op->cls != CLS_SELF)
+		return false;
+	if (is_nop(in))
+		return true;
+	if (in->size != 8 || (kind == OPD_MEM && in->asize != 8))
+		return false;
+	if (self == exec_PUSH)
+		emit_push(e, i);
+	else if (self == exec_POP && kind == OPD_REG)
+		emit_pop(e, i);
+	else if (self == exec_LEAVE)
+		emit_leave_frame(e, i);
+	else
+		return false;
+	return true;
+}
+
+/* An operation on registers and at most one memory operand, whose size and direction the row says. */
+static void emit_operation(struct emit *e, unsigned i)
+{
+	const struct insn *in = &e->b->insn[i];
+	unsigned from = e->lates;
+	u16 written = op_flags_written(in);
+
+	for (unsigned n = 0; n < in->nopd; n++)
+		if (in->opd[n].kind == OPD_MEM)
+			emit_mem(e, in, i, in->opd[n].size, n == 0 && in->op->flags & F_W0);
+	emit_flags_needed(e, op_flags_needed(in, e->live[i + 1]));
+	op_emit(e, i);
+	if (written) {
+		e->in_reg = true;
+		e->in_mem = false;
+	}
+	late_back(e, from);
+}
+
+static void emit_insn(struct emit *e, unsigned i)
+{
+	if (emit_self(e, i))
+		return;
+	if (op_can(&e->b->insn[i]))
+		emit_operation(e, i);
+	else
+		emit_step(e, i);
+}
+
+/* --- the block -------------------------------------------------------------------------------------------- */
+static bool insn_native(const struct insn *in)
+{
+	return op_can(in) && in->op->cls == CLS_NATIVE;
+}
+
+static void emit_liveness(struct emit *e)
+{
+	unsigned n = (unsigned)e->b->insns;
+
+	e->live[n] = FL_ARITH;
+	while (n--) {
+		e->live[n] = op_flags_before(&e->b->insn[n], e->live[n + 1]);
+		if (insn_native(&e->b->insn[n]))
+			e->fp_need |= op_fp_need(&e->b->insn[n]);
+	}
+}
+
+/* Does the block touch EFLAGS for its own ends before it looks at the guest's? */
+static bool begins_with_clobber(const struct emit *e)
+{
+	for (unsigned i = 0; i < (unsigned)e->b->insns; i++) {
+		const struct insn *in = &e->b->insn[i];
+
+		if (in->op->cls == CLS_SELF && in->op->exec.self == exec_Jcc)
+			return false;
+		if (in->op->cls == CLS_SELF && is_nop(in))
+			continue;
+		if (in->op->cls == CLS_DRV && in->op->exec.drv == exec_LEA)
+			continue;
+		if (in->op->cls == CLS_SELF && in->op->exec.self == exec_JMP && in->opd[0].kind == OPD_REL)
+			return false;
+		if (in->op->cls == CLS_SELF || !op_can(in))
+			return true;
+		for (unsigned n = 0; n < in->nopd; n++)
+			if (in->opd[n].kind == OPD_MEM)
+				return true;
+		if (op_flags_needed(in, e->live[i + 1]))
+			return false;
+	}
+	return false;
+}
+
+static void emit_nop(struct x64 *a)
+{
+	static const u8 nop[NOP_BYTES] = { 0x0f, 0x1f, 0x44, 0, 0 };
+
+	for (unsigned i = 0; i < NOP_BYTES; i++)
+		x64_u8(a, nop[i]);
+}
+
+/* Pay for the block, EFLAGS changed. */
+static u8 *emit_budget(struct emit *e)
+{
+	emit_gs_imm(e->a, OP_SUB, GS_OFF(budget), (u32)e->b->insns);
+	return emit_jcc(e->a, CC_S);
+}
+
+/* The same, EFLAGS kept: the top byte of what is left is not 0. */
+static u8 *emit_budget_quiet(struct emit *e)
+{
+	struct x64 *a = e->a;
+	u8 *short_jump, *fail;
+
+	x64_mov_rr(a, T0, RCX);
+	x64_op(a, &(struct x64_op){ .opcode = 0x8b, .reg = RCX, .mem = true, .gs = true, .disp = GS_OFF(budget) });
+	x64_op(a, &(struct x64_op){ .opcode = 0x8d, .reg = RCX, .rm = RCX, .mem = true, .disp = -e->b->insns });
+	x64_op(a, &(struct x64_op){ .opcode = 0x89, .reg = RCX, .mem = true, .gs = true, .disp = GS_OFF(budget) });
+	x64_op(a, &(struct x64_op){ .map = X64_MAP_0F, .opcode = 0xb6, .reg = RCX, .mem = true, .gs = true,
+				    .disp = GS_OFF(budget) + 3 });
+	x64_u8(a, 0xe3);
+	x64_u8(a, 0);
+	short_jump = a->p;
+	x64_mov_rr(a, RCX, T0);
+	x64_u8(a, 0xe9);
+	x64_u32(a, 0);
+	fail = a->p - 4;
+	if (!a->full)
+		short_jump[-1] = (u8)(a->p - short_jump);
+	x64_mov_rr(a, RCX, T0);
+	return fail;
+}
+
+/* Both entries and the check of the budget; what is known of the flags afterwards is in e. */
+static u8 *emit_entries(struct emit *e)
+{
+	struct x64 *a = e->a;
+	bool live = e->live[0], clobber = live && (e->fp_need || begins_with_clobber(e));
+	u8 *fail;
+
+	if (clobber) {
+		e->tb->enter_reg = emit_off(e, a->p);
+		emit_flags_save(a);
+		e->tb->enter_mem = emit_off(e, a->p);
+	} else {
+		e->tb->enter_mem = emit_off(e, a->p);
+		if (live)
+			emit_flags_load(a);
+		else
+			emit_nop(a);
+		e->tb->enter_reg = emit_off(e, a->p);
+	}
+	e->in_mem = clobber;
+	e->in_reg = live && !clobber;
+	fail = e->in_reg ? emit_budget_quiet(e) : emit_budget(e);
+	return fail;
+}
+
+static void emit_fp_entry(struct emit *e)
+{
+	struct x64 *a = e->a;
+	u32 need = 0;
+
+	for (unsigned i = 0; i < 4; i++)
+		need |= e->fp_need >> i & 1 ? 0xffu << 8 * i : 0;
+	need &= 0x01010101;
+	x64_op(a, &(struct x64_op){ .opcode = 0x8b, .reg = T0, .mem = true, .gs = true, .disp = GS_OFF(fp_live) });
+	x64_alu_imm(a, OP_AND, false, T0, (s32)need);
+	x64_alu_imm(a, OP_CMP, false, T0, (s32)need);
+	late_add(e, emit_jcc(a, CC_NE), NULL)->back = a->p;
+}
+
+static void emit_lates(struct emit *e)
+{
+	struct x64 *a = e->a;
+
+	for (unsigned i = 0; i < e->lates; i++) {
+		const struct late *l = &e->late[i];
+		u32 thunk = !l->in ? e->t->fp : l->flags ? e->t->step_flags : e->t->step;
+
+		emit_patch(l->jump, a->p);
+		emit_imm64(a, T0, l->in ? (u64)l->in : (u64)e->b);
+		emit_call(a, trans_rw(e->t, thunk));
+		if (l->back)
+			emit_jump(a, l->back);
+		else
+			x64_u8(a, 0xcc); /* a jump or call never comes back */
+	}
+}
+
+static void emit_dead(struct emit *e, u8 *budget_fail, bool in_reg, bool in_mem)
+{
+	struct x64 *a = e->a;
+	u32 start = EXIT_AT | e->b->insn[0].pgoff;
+
+	emit_patch(budget_fail, a->p);
+	e->in_mem = in_mem || !in_reg;
+	if (!e->in_mem)
+		emit_flags_save(a);
+	e->in_mem = true;
+	emit_gs_imm(a, OP_ADD, GS_OFF(budget), (u32)e->b->insns);
+	emit_leave(e, start);
+	e->tb->dead_reg = emit_off(e, a->p);
+	emit_flags_save(a);
+	e->tb->dead_mem = emit_off(e, a->p);
+	emit_leave(e, start);
+}
+
+bool trans_emit(struct tcg_cpu *c, struct block *b, struct trans_block *tb, struct x64 *a)
+{
+	struct emit e = { .a = a, .c = c, .t = c->trans, .b = b, .tb = tb };
+	unsigned n = (unsigned)b->insns, i;
+	bool in_reg, in_mem;
+	u8 *fail;
+
+	emit_liveness(&e);
+	fail = emit_entries(&e);
+	in_reg = e.in_reg;
+	in_mem = e.in_mem;
+	if (e.fp_need)
+		emit_fp_entry(&e);
+	for (i = 0; i + 1 < n; i++)
+		emit_insn(&e, i);
+	if (!(b->insn[i].op->flags & F_ENDS) && b->insn[i].op->cls != CLS_UD) {
+		emit_insn(&e, i);
+		emit_go(&e, b->insn[n].pgoff, 0);
+	} else if (!emit_end(&e, i)) {
+		emit_step(&e, i); /* most leave */
+		emit_go(&e, b->insn[n].pgoff, 0);
+	}
+	emit_lates(&e);
+	emit_dead(&e, fail, in_reg, in_mem);
+	return !a->full;
+}

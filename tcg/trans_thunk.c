@@ -1,0 +1,127 @@
+/* trans_thunk.c - code that all translated blocks of a vCPU share: ways in and out, and calls of C. */
+#include "trans.h"
+
+static const u8 pinned[] = { RAX, RCX, RDX, RBX, RBP, RSI, RDI, R8, R12, R13, R14 };
+static const u8 saved[] = { RBX, RBP, R12, R13, R14, R15 }; /* of our caller's */
+
+static void thunk_spill(struct x64 *a)
+{
+	for (unsigned i = 0; i < ARRAY_LEN(pinned); i++)
+		x64_store_gs(a, pinned[i], gs_gpr(pinned[i]));
+	x64_store_gs(a, HOST_SP, gs_gpr(RSP));
+}
+
+static void thunk_reload(struct x64 *a)
+{
+	for (unsigned i = 0; i < ARRAY_LEN(pinned); i++)
+		x64_load_gs(a, pinned[i], gs_gpr(pinned[i]));
+	x64_load_gs(a, HOST_SP, gs_gpr(RSP));
+}
+
+static void thunk_push(struct x64 *a, unsigned reg)
+{
+	x64_op(a, &(struct x64_op){ .opcode = 0xff, .reg = 6, .rm = (u8)reg });
+}
+
+static void thunk_pop(struct x64 *a, unsigned reg)
+{
+	x64_op(a, &(struct x64_op){ .opcode = 0x8f, .reg = 0, .rm = (u8)reg });
+}
+
+static void thunk_rsp(struct x64 *a, s32 by)
+{
+	x64_lea(a, RSP, RSP, by);
+}
+
+static void thunk_call(struct x64 *a, u64 fn)
+{
+	x64_u8(a, 0x48);
+	x64_u8(a, 0xb8 + RAX);
+	x64_u64(a, fn);
+	x64_op(a, &(struct x64_op){ .opcode = 0xff, .reg = 2, .rm = RAX });
+}
+
+/* void enter(const u8 *code) */
+static void thunk_enter(struct x64 *a)
+{
+	for (unsigned i = 0; i < ARRAY_LEN(saved); i++)
+		thunk_push(a, saved[i]);
+	thunk_rsp(a, -8);
+	x64_mov_rr(a, T0, RDI);
+	thunk_reload(a);
+	x64_op(a, &(struct x64_op){ .opcode = 0xff, .reg = 4, .rm = T0 });
+}
+
+/* Registers are in s.gpr[] already. */
+static void thunk_return(struct x64 *a)
+{
+	thunk_rsp(a, 8);
+	for (unsigned i = ARRAY_LEN(saved); i--;)
+		thunk_pop(a, saved[i]);
+	x64_ret(a);
+}
+
+static void thunk_leave(struct x64 *a)
+{
+	thunk_spill(a);
+	thunk_return(a);
+}
+
+/* Called with T0, the second argument of fn, which says whether to come back. */
+static void thunk_c(struct x64 *a, u64 fn, bool flags)
+{
+	u8 *leave;
+
+	thunk_spill(a);
+	x64_load_gs(a, RDI, GS_OFF(hot.self));
+	x64_mov_rr(a, RSI, T0);
+	thunk_rsp(a, -8);
+	thunk_call(a, fn);
+	thunk_rsp(a, 8);
+	x64_op(a, &(struct x64_op){ .opcode = 0x84, .reg = RAX, .rm = RAX }); /* TEST AL, AL */
+	leave = emit_jcc(a, 4);
+	thunk_reload(a);
+	if (flags)
+		emit_flags_load(a);
+	x64_ret(a);
+	emit_patch(leave, a->p);
+	thunk_rsp(a, 8);
+	thunk_return(a);
+}
+
+/* signal.c comes here with all registers as they were. */
+static void thunk_trap(struct x64 *a)
+{
+	x64_load_gs(a, T0, GS_OFF(cc)); /* and what follows */
+	x64_store_gs(a, T0, GS_OFF(hot.old_cc));
+	emit_flags_save(a);
+	thunk_spill(a);
+	x64_load_gs(a, RDI, GS_OFF(hot.self));
+	thunk_call(a, (u64)trans_trap);
+	thunk_return(a);
+}
+
+void trans_thunks(struct tcg_cpu *c, struct trans *t)
+{
+	struct x64 a = { cache_reserve(&t->cache, PAGE_SIZE), t->cache.rw + PAGE_SIZE, false };
+	u8 *start = a.p;
+#define HERE (u32)(a.p - t->cache.rw)
+
+	t->enter = HERE;
+	thunk_enter(&a);
+	t->leave_rip = HERE;
+	x64_store_gs(&a, T0, GS_OFF(v.s.rip));
+	t->leave = HERE;
+	thunk_leave(&a);
+	t->step = HERE;
+	thunk_c(&a, (u64)trans_step, false);
+	t->step_flags = HERE;
+	thunk_c(&a, (u64)trans_step, true);
+	t->fp = HERE;
+	thunk_c(&a, (u64)trans_fp, false);
+	t->trap = HERE;
+	thunk_trap(&a);
+	ASSERT(!a.full);
+	cache_commit(&t->cache, (u32)(a.p - start));
+	cache_seal(&t->cache);
+}

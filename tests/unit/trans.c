@@ -1,0 +1,368 @@
+/* trans.c - the translator against the interpreter: loops of random instructions, made from the rows of
+ * ops.def, with branches, memory operands, pushes and pops, run long enough to be translated; all state
+ * must agree, faults included. */
+#include "../../tcg/native.h"
+#include "../../tcg/trans.h"
+#include "cpu_kit.h"
+
+enum { DATA_AT = KIT_DATA, DATA_BYTES = 0x2000, HOLE = KIT_DATA + DATA_BYTES, ROUNDS = 60, COUNTER = 0x800,
+       STACK_BYTES = 0x2000 };
+
+struct pair {
+	struct cpu_kit *trans, *interp;
+};
+
+struct program {
+	u8 code[1024];
+	unsigned n, at[64], insns;
+	u16 undefined; /* flags that nothing may look at */
+};
+
+static bool reserved(unsigned reg)
+{
+	return reg == RSP || reg == RSI || reg == RBX || reg == R10 || reg == R13 || reg == R14;
+}
+
+static bool self_wanted(const struct op *op)
+{
+	insn_fn f = op->exec.self;
+
+	return f == exec_MUL || f == exec_IMUL1 || f == exec_MULX || f == exec_XCHG || f == exec_XADD ||
+	       f == exec_CMPXCHG || f == exec_NOP || f == exec_CLD;
+}
+
+static bool row_wanted(const struct op *op)
+{
+	if (op->flags & (F_ENDS | F_PRIV | F_I64) || op->map >= MAP_NR || !op_available(op))
+		return false;
+	switch (op->cls) {
+	case CLS_DRV: return op->exec.drv != exec_LAHF && op->exec.drv != exec_SAHF;
+	case CLS_SELF: return self_wanted(op);
+	case CLS_NATIVE: return true;
+	default: return false;
+	}
+}
+
+/* Bytes that may be the row's instruction. */
+static void row_encode(const struct op *op, u8 *p)
+{
+	static const u8 bases[] = { RSI, RBX, R10 & 7, R14 & 7 };
+	bool vex = op->map >= MAP_V0F, x87 = op->map >= MAP_D8 && op->map <= MAP_DF, high = false;
+	unsigned pp = op->pp & PP_NP ? 0 : (unsigned)__builtin_ctz(op->pp), map;
+	u8 rex = test_random() % 2 ? 0x40 | (u8)(test_random() & 15) : 0, modrm = (u8)test_random(), *start;
+	unsigned base = (unsigned)(test_random() % 4);
+
+	if (op->pp == PP_ANY && test_random() % 4 == 0)
+		pp = 1;
+	rex &= 0xd; /* no REX.X: no index but ours */
+	modrm |= 0xc0;
+	if (test_random() % 2) {
+		modrm = (u8)((modrm & 0x38) | 0x40 | bases[base]);
+		high = base >= 2;
+		rex = (u8)((rex & ~1) | (high ? 0x41 : 0));
+	}
+	if (op->ext <= 7)
+		modrm = (u8)((modrm & 0xc7) | op->ext << 3);
+	if (x87)
+		modrm = op->opcode < 8 ? (u8)((modrm & 7) | op->opcode << 3 | 0x40) : op->opcode;
+	if (x87 && op->opcode < 8 && modrm >> 6 == 1 && (modrm & 7) != RSI)
+		modrm = (u8)((modrm & ~7) | RSI), rex &= ~1;
+	if (vex) {
+		u8 r = rex & 4 ? 0 : 0x80, b = rex & 1 ? 0 : 0x20;
+
+		map = op->map - MAP_V0F + 1;
+		*p++ = 0xc4;
+		*p++ = (u8)(r | 0x40 | b | map);
+		*p++ = (u8)((test_random() & 0xf8) | (op->lw & LW_L0 ? op->lw & LW_L1 ? test_random() & 4 : 0 : 4) | pp);
+	} else {
+		static const u8 prefix[] = { 0, 0x66, 0xf3, 0xf2 };
+
+		if (pp)
+			*p++ = prefix[pp];
+		if (rex)
+			*p++ = rex;
+		if (x87)
+			*p++ = (u8)(0xd8 + op->map - MAP_D8);
+		if (op->map >= MAP_0F && op->map <= MAP_0F3A)
+			*p++ = 0x0f;
+		if (op->map == MAP_0F38 || op->map == MAP_0F3A)
+			*p++ = op->map == MAP_0F38 ? 0x38 : 0x3a;
+	}
+	if (!x87)
+		*p++ = op->opcode;
+	*p++ = modrm;
+	start = p;
+	for (unsigned i = 0; i < 12; i++)
+		p[i] = (u8)test_random();
+	if (modrm >> 6 == 1 && (op->flags & F_ALIGN || test_random() % 2))
+		start[0] &= 0xf0;
+}
+
+static bool writes_reserved(const struct insn *in)
+{
+	for (unsigned n = 0; n < in->nopd && n < 2; n++)
+		if (in->op->flags & (n ? F_W1 : F_W0) && (in->opd[n].kind == OPD_REG || in->opd[n].kind == OPD_REGH) &&
+		    reserved(in->opd[n].reg))
+			return true;
+	return in->op->exec.self == exec_XCHG && in->opd[1].kind == OPD_REG && reserved(in->opd[1].reg);
+}
+
+static bool memory_wanted(const struct insn *in)
+{
+	for (unsigned n = 0; n < in->nopd; n++)
+		if (in->opd[n].kind == OPD_MEM && (in->index != REG_NONE || in->base >= 16 || !reserved(in->base)))
+			return false;
+	return in->opd[0].kind != OPD_STR_DST;
+}
+
+/* Append one instruction of the row; false if it is none we want. */
+static bool add_row(struct program *p, const struct op *op)
+{
+	u8 bytes[32];
+	struct insn in;
+	u16 kept;
+	int len;
+
+	row_encode(op, bytes);
+	len = decode(&in, bytes, INSN_MAX, MODE_64);
+	if (len <= 0 || in.op != op || in.asize != 8 || in.prefixes & (PFX_LOCK | PFX_SEG) || writes_reserved(&in) ||
+	    !memory_wanted(&in))
+		return false;
+	if (op_flags_before(&in, 0) & p->undefined)
+		return false;
+	kept = op_flags_before(&in, FL_ARITH) & ~op_flags_before(&in, 0);
+	p->undefined = (u16)((p->undefined & (~op->fl_write | kept)) | op->fl_undef);
+	memcpy(p->code + p->n, bytes, (size_t)len);
+	p->at[p->insns++] = p->n;
+	p->n += (unsigned)len;
+	return true;
+}
+
+static void add_bytes(struct program *p, const void *bytes, unsigned n)
+{
+	memcpy(p->code + p->n, bytes, n);
+	p->at[p->insns++] = p->n;
+	p->n += n;
+}
+#define ADD(p, ...)                                                                                \
+	do {                                                                                       \
+		const u8 b_[] = { __VA_ARGS__ };                                                   \
+		add_bytes(p, b_, sizeof b_);                                                       \
+	} while (0)
+
+static void add_stack(struct program *p)
+{
+	static const u8 regs[] = { RAX, RCX, RDX, RBP, RDI };
+	u8 reg = regs[test_random() % sizeof regs];
+
+	switch (test_random() % 6) {
+	case 0: ADD(p, (u8)(0x50 + reg), (u8)(0x58 + regs[test_random() % sizeof regs])); break;
+	case 1: ADD(p, 0x41, (u8)(0x50 + (R9 & 7)), 0x41, (u8)(0x58 + (R15 & 7))); break;
+	case 2: ADD(p, 0x6a, (u8)test_random(), (u8)(0x58 + reg)); break;
+	case 3: ADD(p, 0xff, 0x76, (u8)test_random(), (u8)(0x58 + reg)); break;   /* push [rsi + x] */
+	case 4: ADD(p, 0xe8, 0, 0, 0, 0, (u8)(0x58 + reg)); break;                /* call $; pop */
+	default: /* call over a jump to a ret */
+		ADD(p, 0xe8, 2, 0, 0, 0, 0xeb, 1, 0xc3);
+		break;
+	}
+}
+
+/* A conditional jump over instructions that come later. */
+static void add_branch(struct program *p, const struct op *const *rows, unsigned n)
+{
+	static const u16 reads[8] = { FL_OF, FL_CF, FL_ZF, FL_CF | FL_ZF, FL_SF, FL_PF, FL_SF | FL_OF,
+				      FL_SF | FL_OF | FL_ZF };
+	u8 cond = (u8)(test_random() & 15);
+	unsigned at, skipped = 1 + (unsigned)(test_random() % 3);
+	u16 undefined = p->undefined;
+
+	if (reads[cond >> 1] & undefined)
+		return;
+	ADD(p, (u8)(0x70 | cond), 0);
+	at = p->n;
+	while (skipped)
+		skipped -= add_row(p, rows[test_random() % n]);
+	p->code[at - 1] = (u8)(p->n - at);
+	p->undefined |= undefined;
+}
+
+static void program_make(struct program *p, const struct op *const *rows, unsigned n)
+{
+	unsigned want = 4 + (unsigned)(test_random() % 20);
+	u32 back;
+
+	memset(p, 0, sizeof *p);
+	ADD(p, 0x4d, 0x8d, 0x6d, 0x40); /* lea r13, [r13 + 64] */
+	while (p->insns < want) {
+		unsigned k = (unsigned)(test_random() % 16);
+
+		if (k == 0)
+			add_branch(p, rows, n);
+		else if (k == 1)
+			add_stack(p);
+		else if (k == 2) /* mov rax, [r14 + r13]: leaves the page at last */
+			ADD(p, 0x4b, 0x8b, 0x04, 0x2e);
+		else if (k == 3) /* mov [r14 + r13], r9 */
+			ADD(p, 0x4f, 0x89, 0x0c, 0x2e);
+		else if (k == 4) { /* xor edx, edx; mov ecx, 7; div ecx */
+			ADD(p, 0x31, 0xd2, 0xb9, 7, 0, 0, 0, 0xf7, 0xf1);
+			p->undefined = FL_ARITH;
+		} else if (k == 5) /* lea r9d, [rip + 5] */
+			ADD(p, 0x44, 0x8d, 0x0d, 5, 0, 0, 0);
+		else
+			add_row(p, rows[test_random() % n]);
+	}
+	ADD(p, 0x48, 0xff, 0x8e, COUNTER & 0xff, COUNTER >> 8, 0, 0); /* dec qword [rsi + COUNTER] */
+	ADD(p, 0x0f, 0x85, 0, 0, 0, 0);                               /* jnz to the start */
+	back = (u32)-(s32)p->n;
+	memcpy(p->code + p->n - 4, &back, 4);
+	ADD(p, 0xf4);
+}
+
+static void kit_start(struct cpu_kit *k, const struct program *p, u64 seed)
+{
+	struct tcg_cpu *c = k->c;
+	struct cpu_state *s = k->s;
+	u64 x = seed;
+
+	tcg_engine.pull(k->vcpus[0]);
+	memset(s->xsave, 0, XSAVE_BYTES);
+	st16(s->xsave, 0x37f);
+	st32(s->xsave + FXSAVE_MXCSR_OFF, seed % 5 ? 0x1f80 : 0x1f80 & ~(1u << (7 + seed % 6)));
+	st64(s->xsave + XSAVE_HEADER_OFF, 3);
+	for (unsigned i = 0; i < 256; i++)
+		s->xsave[FXSAVE_XMM_OFF + i] = (u8)(x = x * 6364136223846793005 + 1442695040888963407) >> 5;
+	for (unsigned i = 0; i < DATA_BYTES; i += 8)
+		st64(k->ram + DATA_AT + i, (x = x * 6364136223846793005 + 1442695040888963407));
+	memset(k->ram + KIT_STACK - STACK_BYTES / 2, 0x5a, STACK_BYTES);
+	for (unsigned i = 0; i < 16; i++)
+		s->gpr[i] = x = x * 6364136223846793005 + 1442695040888963407;
+	st64(k->ram + DATA_AT + 0x400 + COUNTER, ROUNDS);
+	s->gpr[RSP] = KIT_STACK;
+	s->gpr[RSI] = DATA_AT + 0x400;
+	s->gpr[RBX] = DATA_AT + 0xff0;
+	s->gpr[R10] = DATA_AT + 0x1800;
+	s->gpr[R14] = HOLE - 64 * 40;
+	s->gpr[R13] = 0;
+	s->rflags = 2 | (seed & (FL_ARITH));
+	s->mp_state = MP_RUNNABLE;
+	memcpy(k->ram + KIT_CODE, p->code, sizeof p->code);
+	s->rip = KIT_CODE + (seed % 7 ? 0 : 0);
+	s->cr4 |= CR4_OSXSAVE;
+	s->xcr0 = 7;
+	tcg_engine.push(k->vcpus[0]);
+	c->budget = BUDGET;
+}
+
+static void kit_go(struct cpu_kit *k)
+{
+	struct tcg_cpu *c = k->c;
+
+	native_thread_init(c);
+	while (c->exc.vector == EXC_NONE && k->s->mp_state == MP_RUNNABLE) {
+		c->budget = BUDGET;
+		interp_run(c);
+	}
+	fp_leave(c);
+}
+
+static bool same(struct pair *p)
+{
+	struct cpu_state *a = p->trans->s, *b = p->interp->s;
+	struct tcg_cpu *ca = p->trans->c, *cb = p->interp->c;
+	bool fault = ca->exc.vector != EXC_NONE;
+
+	if (ca->exc.vector != cb->exc.vector || a->rip != b->rip || memcmp(a->gpr, b->gpr, sizeof a->gpr) != 0)
+		return false;
+	if (fault ? ca->exc.cr2 != cb->exc.cr2 || ca->exc.error != cb->exc.error : ca->cc != cb->cc)
+		return false;
+	if (memcmp(a->xsave, b->xsave, 6) || memcmp(a->xsave + 24, b->xsave + 24, 512 - 24 - 96) ||
+	    memcmp(a->xsave + 576, b->xsave + 576, 256))
+		return false;
+	return !memcmp(p->trans->ram + DATA_AT, p->interp->ram + DATA_AT, DATA_BYTES) &&
+	       !memcmp(p->trans->ram + KIT_STACK - STACK_BYTES / 2, p->interp->ram + KIT_STACK - STACK_BYTES / 2,
+		       STACK_BYTES);
+}
+
+static void tell(struct pair *p, const struct program *g)
+{
+	struct cpu_state *a = p->trans->s, *b = p->interp->s;
+
+	for (unsigned at = 0; at < g->n;) {
+		struct insn in;
+		char text[96];
+		int len = decode(&in, g->code + at, INSN_MAX, MODE_64);
+
+		decode_text(&in, KIT_CODE + at, text, sizeof text);
+		printf("    %x: %s\n", KIT_CODE + at, text);
+		at += len > 0 ? (unsigned)len : 1;
+	}
+	printf("    translator: exc %u rip %llx cc %x; interpreter: exc %u rip %llx cc %x\n", p->trans->c->exc.vector,
+	       (unsigned long long)a->rip, p->trans->c->cc, p->interp->c->exc.vector, (unsigned long long)b->rip,
+	       p->interp->c->cc);
+	for (unsigned i = 0; i < 16; i++)
+		if (a->gpr[i] != b->gpr[i])
+			printf("    r%u: %llx, %llx\n", i, (unsigned long long)a->gpr[i], (unsigned long long)b->gpr[i]);
+	for (unsigned i = 0; i < XSAVE_BYTES; i++)
+		if (a->xsave[i] != b->xsave[i] && (i < 6 || i >= 24))
+			printf("    xsave[%u]: %x, %x\n", i, a->xsave[i], b->xsave[i]);
+	for (unsigned i = 0; i < DATA_BYTES; i++)
+		if (p->trans->ram[DATA_AT + i] != p->interp->ram[DATA_AT + i])
+			printf("    data[%x]: %x, %x\n", i, p->trans->ram[DATA_AT + i], p->interp->ram[DATA_AT + i]);
+}
+
+static struct pair pair_new(void)
+{
+	struct pair p = { cpu_kit_new(), cpu_kit_new() };
+
+	trans_free(p.interp->c);
+	cpu_kit_map(p.trans, HOLE, HOLE, 0);
+	cpu_kit_map(p.interp, HOLE, HOLE, 0);
+	return p;
+}
+
+static void pair_free(struct pair *p)
+{
+	cpu_kit_free(p->trans);
+	cpu_kit_free(p->interp);
+}
+
+/* Is it worth running: does the interpreter get far enough for the code to become hot? */
+static void compare(struct pair *p, const struct program *g, u64 seed, unsigned *hot)
+{
+	kit_start(p->interp, g, seed);
+	kit_go(p->interp);
+	*hot += p->interp->s->gpr[R13] > HEAT * 64;
+	kit_start(p->trans, g, seed);
+	kit_go(p->trans);
+	if (!same(p)) {
+		tell(p, g);
+		OK(!"translator and interpreter agree");
+	}
+}
+
+TEST(trans_agrees_with_the_interpreter_on_random_loops)
+{
+	static const struct op *rows[4096], *ints[4096];
+	unsigned n = 0, n_ints = 0, hot = 0;
+	struct pair p = pair_new();
+	struct program g;
+	enum { PROGRAMS = 6000 };
+
+	for (unsigned i = 0; i < op_rows_n; i++)
+		if (row_wanted(&op_rows[i])) {
+			rows[n++] = &op_rows[i];
+			if (op_rows[i].cls != CLS_NATIVE)
+				ints[n_ints++] = &op_rows[i];
+		}
+	for (unsigned i = 0; i < PROGRAMS; i++) {
+		if (i % 3)
+			program_make(&g, ints, n_ints);
+		else
+			program_make(&g, rows, n);
+		compare(&p, &g, test_random(), &hot);
+	}
+	OK(hot > PROGRAMS / 4);
+	OK(p.trans->c->trans->stat_blocks > PROGRAMS / 2);
+	pair_free(&p);
+}
