@@ -24,9 +24,12 @@ static u32 mask_bits(const u8 *vec, unsigned size, unsigned n)
 	return bits;
 }
 
+/* Only the operand's own offset wraps to the address size in 64-bit mode. */
 static u64 element_off(const struct insn *in, const struct elements *e, unsigned i)
 {
-	return (e->off + i * e->size) & addr_mask(in);
+	u64 off = e->off + i * e->size;
+
+	return in->mode == MODE_64 ? off : off & addr_mask(in);
 }
 
 static bool elements_load(struct tcg_cpu *c, const struct insn *in, const struct elements *e, u8 *vec)

@@ -1,4 +1,4 @@
-/* oracle.c - `mvm-oracle [-n CASES] [-s SEED] [-r ROW] [-j JOBS] [-v]`: see oracle.h.  Prints the rows never
+/* oracle.c - `mvm-oracle [-n CASES] [-s SEED] [-r ROW] [-j JOBS] [-d DIFFERENCES] [-v]`: see oracle.h.  Prints the rows never
  * compared with the reason, and ends with `N passed, N failed, N skipped`, counted in rows; exit status 1
  * if a case differs or a row was not compared without a reason. */
 #include "oracle.h"
@@ -8,12 +8,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { REPORTS_MAX = 20, ROWS_MAX = 4096, TRIES = 200 };
+enum { ROWS_MAX = 4096, TRIES = 200 };
 
 struct options {
 	u64 cases, seed;
 	const char *row;
-	unsigned jobs;
+	unsigned jobs, reports;
 	bool verbose;
 };
 
@@ -99,11 +99,14 @@ static bool same_error(const struct regs *host, const struct regs *guest)
 /* An instruction with several accesses or a large one may find what is wrong in any order. */
 static bool order_is_free(const struct test_case *t)
 {
+	static const insn_fn list[] = { exec_IRET, exec_RET_FAR, exec_CALL, exec_MASKMOVDQU, exec_MASKMOVQ,
+					exec_LSS, exec_LFS, exec_LGS, exec_LDS, exec_LES };
 	const struct opd *o = &t->in.opd[t->in.opd[0].kind != OPD_MEM];
-	insn_fn fn = t->row->cls == CLS_SELF ? t->row->exec.self : NULL;
 
-	return (o->kind == OPD_MEM && (!o->size || o->size & (o->size - 1))) || fn == exec_IRET ||
-	       fn == exec_RET_FAR || fn == exec_MASKMOVDQU || fn == exec_MASKMOVQ || fn == exec_CALL;
+	for (unsigned i = 0; i < ARRAY_LEN(list); i++)
+		if (t->row->cls == CLS_SELF && t->row->exec.self == list[i])
+			return true;
+	return o->kind == OPD_MEM && (!o->size || o->size & (o->size - 1));
 }
 
 static bool is_access_fault(u32 vector)
@@ -150,7 +153,7 @@ static const char *difference(const struct test_case *t, const struct regs *host
 		return "registers";
 	if ((host->flags ^ guest->flags) & flags_mask(t, host))
 		return "flags";
-	if (native_side_has_fsgsbase() && t->own_fs &&
+	if (native_side_has_fsgsbase() && t->own_fs && !t->segs &&
 	    (host->fs_base != guest->fs_base || host->gs_base != guest->gs_base))
 		return "fs or gs base";
 	if (t->segs && host->vector == EXC_NONE && !same_selectors(host, guest))
@@ -211,13 +214,13 @@ static void report(const struct test_case *t, const char *what, const struct reg
 }
 
 /* --- running -------------------------------------------------------------------------------------------- */
-static void run_case(const struct test_case *t, bool verbose)
+static void run_case(const struct test_case *t, const struct options *o)
 {
 	static struct regs host, guest;
 	unsigned row = (unsigned)(t->row - op_rows);
 	const char *what;
 
-	if (verbose) {
+	if (o->verbose) {
 		char text[96];
 
 		decode_text(&t->in, t->start.rip, text, sizeof text);
@@ -237,7 +240,7 @@ static void run_case(const struct test_case *t, bool verbose)
 	if (!what)
 		return;
 	if (__atomic_fetch_add(&tally->failed[row], 1, __ATOMIC_RELAXED) < 2 &&
-	    __atomic_fetch_add(&tally->differences, 1, __ATOMIC_RELAXED) < REPORTS_MAX)
+	    __atomic_fetch_add(&tally->differences, 1, __ATOMIC_RELAXED) < o->reports)
 		report(t, what, &host, &guest);
 	memcpy(guest_data, native_data, DATA_END - DATA);
 }
@@ -271,7 +274,7 @@ static void run_job(void *arg, unsigned job)
 
 		for (unsigned i = 0; i < op_rows_n && done < cases; i++)
 			if (row_wanted(&op_rows[i], o, mode) && gen_case(&t, &op_rows[i], mode)) {
-				run_case(&t, o->verbose);
+				run_case(&t, o);
 				done++;
 			}
 		rounds_without = done == before ? rounds_without + 1 : 0;
@@ -335,22 +338,23 @@ static bool host_has_row(const struct op *row)
 
 static void usage(void)
 {
-	fputs("usage: mvm-oracle [-n CASES] [-s SEED] [-r ROW] [-j JOBS] [-v]\n", stderr);
+	fputs("usage: mvm-oracle [-n CASES] [-s SEED] [-r ROW] [-j JOBS] [-d DIFFERENCES] [-v]\n", stderr);
 	exit(2);
 }
 
 int main(int argc, char **argv)
 {
-	struct options o = { .cases = 1000000, .seed = 1, .jobs = 1 };
+	struct options o = { .cases = 5000000, .seed = 1, .reports = 20, .jobs = (unsigned)sysconf(_SC_NPROCESSORS_ONLN) };
 	bool ok;
 	int opt;
 
-	while ((opt = getopt(argc, argv, "n:s:r:j:v")) != -1) {
+	while ((opt = getopt(argc, argv, "n:s:r:j:d:v")) != -1) {
 		switch (opt) {
 		case 'n': o.cases = strtoull(optarg, NULL, 0); break;
 		case 's': o.seed = strtoull(optarg, NULL, 0); break;
 		case 'r': o.row = optarg; break;
 		case 'j': o.jobs = (unsigned)strtoul(optarg, NULL, 0); break;
+		case 'd': o.reports = (unsigned)strtoul(optarg, NULL, 0); break;
 		case 'v': o.verbose = true; break;
 		default: usage();
 		}
@@ -358,6 +362,7 @@ int main(int argc, char **argv)
 	if (!o.jobs || op_rows_n > ROWS_MAX)
 		usage();
 	tally = mmap(NULL, sizeof *tally, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	native_side_probe();
 	ok = jobs_run(o.jobs, run_job, &o);
 	return summary(&o) || !ok;
 }

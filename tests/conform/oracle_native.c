@@ -196,14 +196,23 @@ static void put_jump(u8 *at, const void *to)
 
 static void native_map_low(void)
 {
-	struct user_desc d = { .limit = 0xfffff, .seg_32bit = 1, .contents = 2, .limit_in_pages = 1, .useable = 1 };
-	u32 attr = 0; /* asked for, since a paravirtual host may have an LDT in name only */
 	u8 *low = map_at(LOW, LOW_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 
-	syscall(SYS_modify_ldt, 1, &d, sizeof d);
-	__asm__("lar %2, %0; setz %1" : "+r"(attr), "=q"(oracle_ctx.ldt) : "r"(SEL_CS32) : "cc");
 	memcpy(low, oracle_low, (u64)(oracle_low_end - oracle_low));
 	put_jump(low + (LOW_EXIT - LOW), oracle_exit);
+}
+
+void native_side_probe(void)
+{
+	struct user_desc d = {
+		.limit = 0xfffff, .seg_32bit = 1, .contents = 2, .limit_in_pages = 1, .useable = 1,
+	};
+	u32 attr = 0;
+
+	/* LAR is asked, since a paravirtual host may have an LDT in name only. */
+	syscall(SYS_modify_ldt, 1, &d, sizeof d);
+	__asm__("lar %2, %0; setz %1" : "+r"(attr), "=q"(oracle_ctx.ldt) : "r"(SEL_CS32) : "cc");
+	oracle_ctx.fsgsbase = getauxval(AT_HWCAP2) >> 1 & 1; /* HWCAP2_FSGSBASE */
 }
 
 bool native_side_has_32bit(void)
@@ -224,7 +233,6 @@ void native_side_init(u64 gs_base)
 	native_map_low();
 	for (unsigned i = 0; i < ARRAY_LEN(signals); i++)
 		sigaction(signals[i], &sa, &chained[i]);
-	oracle_ctx.fsgsbase = getauxval(AT_HWCAP2) >> 1 & 1; /* HWCAP2_FSGSBASE */
 	oracle_ctx.gs = gs_base;
 	syscall(SYS_arch_prctl, 0x1003, &oracle_ctx.host_fs); /* ARCH_GET_FS */
 	syscall(SYS_arch_prctl, 0x1001, gs_base);             /* ARCH_SET_GS */
@@ -292,10 +300,12 @@ void native_side_run(const struct native_case *t, struct regs *out)
 	else
 		oracle_enter();
 	x->running = 0;
-	if (x->r.vector == VECTOR_NONE)
+	if (x->r.vector == VECTOR_NONE) {
 		x->r.rip = t->start->rip + t->len;
-	else
+		x->r.sel[1] = t->mode32 ? SEL_CS32 : SEL_CS64; /* the way back is 64-bit code */
+	} else {
 		native_completed(t, &x->r);
+	}
 	memcpy(out, &x->r, t->fp ? sizeof *out : offsetof(struct regs, fx));
 	memset(native_code + (t->start->rip - CODE), FILL_NATIVE, n);
 }

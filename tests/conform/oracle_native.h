@@ -39,7 +39,9 @@ struct native_case {
 	const struct regs *start;
 };
 
-void native_side_init(u64 gs_base);
+/* What can the host do for us?  Before any job. */
+void native_side_probe(void);
+void native_side_init(u64 gs_base); /* in each job */
 bool native_side_has_fsgsbase(void);
 bool native_side_has_32bit(void);
 void native_side_run(const struct native_case *t, struct regs *out);
