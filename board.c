@@ -35,7 +35,7 @@ static const struct slot pc_board[] = {
 	{ &i8042_ops,       PIO,   I8042_CMD_PORT,      1,               I8042_AUX_GSI },
 	{ &i8042_ops,       PIO,   I8042_PORT_A,        1,               -1 },
 	{ &acpi_pm_ops,     PIO,   ACPI_PM_PORT,        ACPI_PM_PORTS,   ACPI_SCI_GSI },
-	{ &acpi_pm_ops,     PIO,   ACPI_RESET_PORT,     1,               -1 },
+	{ &acpi_pm_ops,     PIO,   ACPI_RESET_BASE,     ACPI_RESET_PORTS, -1 },
 	{ &debugcon_ops,    PIO,   DEBUGCON_PORT,       1,               -1 },
 	{ &post_ops,        PIO,   POST_PORT,           1,               -1 },
 	{ &debug_exit_ops,  PIO,   DEBUG_EXIT_PORT,     DEBUG_EXIT_PORTS, -1 },

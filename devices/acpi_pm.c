@@ -1,5 +1,5 @@
 /* acpi_pm.c - ACPI fixed hardware: region 0 is the PM block at 600h (PM1a events, PM1a control, PM
- * timer), region 1 port CF9h (reset control).
+ * timer), region 1 ports CF8h to CFBh, of which CF9h (reset control) is there.
  *
  * There is no SMI_CMD port, so the machine is in ACPI mode from the start and SCI_EN reads as one.
  * The PM timer is guest time in units of 3.579545 MHz, 32 bits of it.  S5 and reset are requests to
@@ -127,13 +127,19 @@ static void acpi_pm_write_rc(struct acpi_pm *a, u8 val)
 		a->dev.request(a->dev.request_ctx, DEV_RESET, 0);
 }
 
+/* A doubleword at CF8h is not for CF9h: who looks for PCI at function 4 must not reset the machine. */
+static bool is_reset_control(u64 off, unsigned size)
+{
+	return off == ACPI_RESET_PORT - ACPI_RESET_BASE && size == 1;
+}
+
 static u64 acpi_pm_read(struct device *dev, unsigned region, u64 off, unsigned size)
 {
 	struct acpi_pm *a = acpi_pm_of(dev);
 	u64 val = 0;
 
 	if (region == REGION_RESET)
-		return a->s.rc;
+		return is_reset_control(off, size) ? a->s.rc : ~0ull;
 	acpi_pm_sync(a);
 	acpi_pm_update(a);
 	if (off == PM_TMR && size == 4) /* in one piece: the bytes would be of different times */
@@ -148,8 +154,11 @@ static void acpi_pm_write(struct device *dev, unsigned region, u64 off, unsigned
 {
 	struct acpi_pm *a = acpi_pm_of(dev);
 
-	if (region == REGION_RESET)
-		return acpi_pm_write_rc(a, (u8)val);
+	if (region == REGION_RESET) {
+		if (is_reset_control(off, size))
+			acpi_pm_write_rc(a, (u8)val);
+		return;
+	}
 	acpi_pm_sync(a);
 	for (unsigned i = 0; i < size; i++)
 		acpi_pm_write_byte(a, off + i, (u8)(val >> i * 8));

@@ -18,7 +18,7 @@ const struct device_kind device_kinds[] = {
 	{ &rtc_ops, { { RTC_PORT, RTC_PORTS } } },
 	{ &serial_ops, { { COM1_PORT, COM_PORTS } } },
 	{ &i8042_ops, { { I8042_DATA_PORT, 1 }, { I8042_CMD_PORT, 1 }, { I8042_PORT_A, 1 } } },
-	{ &acpi_pm_ops, { { ACPI_PM_PORT, ACPI_PM_PORTS }, { ACPI_RESET_PORT, 1 } } },
+	{ &acpi_pm_ops, { { ACPI_PM_PORT, ACPI_PM_PORTS }, { ACPI_RESET_BASE, ACPI_RESET_PORTS } } },
 	{ &debugcon_ops, { { DEBUGCON_PORT, 1 } } },
 	{ &post_ops, { { POST_PORT, 1 } } },
 	{ &debug_exit_ops, { { DEBUG_EXIT_PORT, DEBUG_EXIT_PORTS }, { DEBUG_EXIT_PORT2, 1 } } },

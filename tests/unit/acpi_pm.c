@@ -101,6 +101,9 @@ TEST(acpi_pm_reset_register)
 	out8(r, ACPI_RESET_PORT, 6);
 	EQ(rig_take_request(r), UINT32_MAX);
 	rig_reset(r);
+	out32(r, ACPI_RESET_BASE, 0x80000c00); /* PCI's configuration address */
+	EQ(rig_take_request(r), UINT32_MAX);
+	EQ(in32(r, ACPI_RESET_BASE), 0xffffffff);
 	out8(r, ACPI_RESET_PORT, 0x0e);
 	EQ(rig_take_request(r), DEV_RESET);
 	rig_free(r);
