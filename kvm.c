@@ -500,7 +500,7 @@ static void change_state(struct kvm_cpu *c, u32 req)
 		kvm_push(v);
 	}
 	if (req & VREQ_SIPI && v->s.mp_state == MP_WAIT_SIPI) {
-		cpu_state_start_up(&v->s);
+		cpu_state_start_up(&v->s, v->sipi_vector);
 		kvm_push(v);
 	}
 }

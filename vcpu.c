@@ -58,13 +58,12 @@ void cpu_state_init(struct cpu_state *s, bool boot_cpu)
 	s->mcg_status = old.mcg_status;
 	s->kvm_system_time = old.kvm_system_time;
 	s->kvm_wall_clock = old.kvm_wall_clock;
-	s->sipi_vector = old.sipi_vector;
 }
 
-void cpu_state_start_up(struct cpu_state *s)
+void cpu_state_start_up(struct cpu_state *s, u8 vector)
 {
-	s->seg[SEG_CS].sel = (u16)(s->sipi_vector << 8);
-	s->seg[SEG_CS].base = (u64)s->sipi_vector << 12;
+	s->seg[SEG_CS].sel = (u16)(vector << 8);
+	s->seg[SEG_CS].base = (u64)vector << 12;
 	s->rip = 0;
 	s->mp_state = MP_RUNNABLE;
 }
@@ -108,7 +107,6 @@ static void event_visit(struct state *st, struct cpu_state *s)
 	st_u8(st, "nmi_pending", &s->nmi_pending);
 	st_u8(st, "mp_state", &s->mp_state);
 	st_check(st, s->mp_state <= MP_WAIT_SIPI, "mp_state");
-	st_u8(st, "sipi_vector", &s->sipi_vector);
 	st_u8(st, "event_valid", &s->event_valid);
 	st_u8(st, "event_type", &s->event_type);
 	st_u8(st, "event_vector", &s->event_vector);

@@ -65,7 +65,6 @@ struct cpu_state {
 	u8 nmi_blocked;
 	u8 nmi_pending;
 	u8 mp_state;    /* enum mp_state */
-	u8 sipi_vector;
 	/* An event that was being delivered when the state was taken (KVM only). */
 	u8 event_valid, event_type, event_vector, event_has_error;
 	u32 event_error;
@@ -114,6 +113,7 @@ struct vcpu {
 	struct cpu_state s; /* first: the software CPU reaches gpr[] with one-byte offsets */
 	/* atomic */
 	_Atomic u32 req;
+	_Atomic u8 sipi_vector; /* of VREQ_SIPI */
 	_Atomic u32 sleeping; /* futex: 1 while in vcpu_sleep */
 	/* const after create */
 	u32 index, apic_id;
@@ -159,9 +159,9 @@ extern const struct engine kvm_engine, tcg_engine;
 /* Power-on state, SDM vol 3 "Processor State After Reset"; the boot vCPU runs, others wait. */
 void cpu_state_reset(struct cpu_state *s, bool boot_cpu);
 /* INIT: as after power-on but for the FP state, cache control, MSRs and time.  SIPI: real mode at the page
- * that s->sipi_vector names. */
+ * that the vector names. */
 void cpu_state_init(struct cpu_state *s, bool boot_cpu);
-void cpu_state_start_up(struct cpu_state *s);
+void cpu_state_start_up(struct cpu_state *s, u8 vector);
 void cpu_state_visit(struct cpu_state *s, struct state *st);
 
 /* Registers as a multi-line text for crash messages; buf gets at most n bytes. */

@@ -75,7 +75,7 @@ void lapic_deliver(struct lapic *a, u8 mode, u8 vector, bool level)
 	case NMI: vcpu_request(a->v, VREQ_NMI); break;
 	case INIT: vcpu_request(a->v, VREQ_INIT); break;
 	case SIPI:
-		__atomic_store_n(&a->v->s.sipi_vector, vector, __ATOMIC_SEQ_CST);
+		atomic_store(&a->v->sipi_vector, vector);
 		vcpu_request(a->v, VREQ_SIPI);
 		break;
 	case EXTINT:

@@ -146,7 +146,7 @@ static void cpu_start_up(struct tcg_cpu *c)
 {
 	if (c->v.s.mp_state != MP_WAIT_SIPI)
 		return;
-	cpu_state_start_up(&c->v.s);
+	cpu_state_start_up(&c->v.s, c->v.sipi_vector);
 	cpu_push(c);
 }
 

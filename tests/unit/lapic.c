@@ -300,7 +300,7 @@ TEST(lapic_init_and_startup)
 	EQ(take(3), 0);
 	put(0, ICR, 0x69a);
 	EQ(take(3), VREQ_SIPI);
-	EQ(cpus[3].s.sipi_vector, 0x9a);
+	EQ(cpus[3].sipi_vector, 0x9a);
 	put(0, ICR, 0x400);
 	EQ(take(3), VREQ_NMI);
 	put(0, ICR, 0x700); /* reserved */
