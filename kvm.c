@@ -150,6 +150,8 @@ static void vm_free(struct kvm_vm *vm)
 	free(vm);
 }
 
+static void kvm_watch(void *arg);
+
 static int kvm_init(struct engine_env *env, struct err *e)
 {
 	struct kvm_vm *vm = calloc(1, sizeof *vm);
@@ -181,12 +183,20 @@ static int kvm_init(struct engine_env *env, struct err *e)
 		return rc;
 	}
 	install_kick();
+	if (env->loop && kvm_has_lapic(vm)) {
+		timer_init(&vm->watch, env->loop, kvm_watch, vm);
+		timer_arm(&vm->watch, loop_now_ns(env->loop) + NS_PER_SEC);
+	}
 	return 0;
 }
 
 static void kvm_free(struct engine_env *env)
 {
-	vm_free(env->engine_priv);
+	struct kvm_vm *vm = env->engine_priv;
+
+	if (vm->watch.loop)
+		timer_cancel(&vm->watch);
+	vm_free(vm);
 	env->engine_priv = NULL;
 }
 
@@ -219,6 +229,7 @@ static void kvm_vcpu_free(struct vcpu *v)
 	c = kvm_of(v);
 	kvm_timer_free(c);
 	tcg_foreign_free(c->step);
+	free(c->xsave);
 	if (c->run)
 		munmap(c->run, c->vm->run_bytes);
 	if (c->fd >= 0)
@@ -240,6 +251,9 @@ static int vcpu_create(struct kvm_cpu *c, struct err *e)
 		return err_set(e, -errno, "/dev/kvm: cannot map vCPU %u (%s)", index, strerror(errno));
 	c->run = run;
 	c->timer_at_ns = UINT64_MAX;
+	c->xsave = aligned_alloc(64, ALIGN_UP(c->vm->xsave_bytes, 64));
+	if (!c->xsave)
+		return err_set(e, -ENOMEM, "vcpu%u: no host memory", index);
 	if (!kvm_has_lapic(c->vm))
 		return 0; /* the machine gives it one */
 	/* A shadow, up to date whenever the vCPU is parked: what resets and snapshots work on. */
@@ -380,10 +394,13 @@ static int exit_msr(struct kvm_cpu *c, bool write)
 	return RUN_ON;
 }
 
-/* Only without a local APIC in the kernel.  The vCPU's loop sleeps, and comes back through why_not_run. */
+/* Only without a local APIC in the kernel.  The vCPU's loop sleeps, and comes back through why_not_run; it
+ * looks at RFLAGS.IF, and shows more only of a guest that nothing can wake. */
 static int exit_hlt(struct kvm_cpu *c)
 {
-	kvm_pull_cpu(c);
+	c->v.s.rflags |= BIT(9);
+	if (!c->run->if_flag)
+		kvm_pull_cpu(c);
 	c->v.s.mp_state = MP_HALTED;
 	return RUN_ON;
 }
@@ -476,6 +493,52 @@ static int handle_exit(struct kvm_cpu *c)
 			     (u64)run->hw.hardware_exit_reason);
 	default: return crash(c, "KVM exit %u, which this machine has no cause for", reason);
 	}
+}
+
+/* --- guests that halt for good ---------------------------------------------------------------------- */
+/* A HLT with interrupts off never leaves a KVM that has the local APICs.  So once a second vCPUs without
+ * exits are kicked, and those that turn out to sleep so tell the loop; they stay in KVM_RUN, for an INIT or
+ * an NMI may still come. */
+static void kvm_watch(void *arg)
+{
+	struct kvm_vm *vm = arg;
+
+	for (u32 i = 0; i < vm->env->nr_vcpus; i++) {
+		struct kvm_cpu *c = kvm_of(vm->env->vcpus[i]);
+		u64 exits = __atomic_load_n(&c->v.stat_exits, __ATOMIC_RELAXED);
+
+		if (exits == c->watched_exits)
+			kvm_kick(&c->v);
+		c->watched_exits = exits;
+	}
+	timer_arm(&vm->watch, loop_now_ns(vm->env->loop) + NS_PER_SEC);
+}
+
+/* After a KVM_RUN that was interrupted.  The second look counts: by then all vCPUs have had their first, so
+ * that the machine, which asks whether all are dead, knows of those that were started meanwhile. */
+static void note_dead_halt(struct kvm_cpu *c)
+{
+	if (!kvm_has_lapic(c->vm))
+		return;
+	kvm_pull_mp_state(c);
+	if (c->v.s.mp_state != MP_HALTED || c->run->if_flag) {
+		c->dead_looks = 0;
+		return;
+	}
+	if (++c->dead_looks < 2 || !c->v.exit_work.fn || atomic_exchange(&c->v.dead_halt, 1))
+		return;
+	kvm_pull_cpu(c);
+	c->v.exit_why = VEXIT_HALT;
+	loop_post(c->v.env->loop, &c->v.exit_work);
+}
+
+static void note_alive(struct kvm_cpu *c)
+{
+	c->v.stat_exits++;
+	c->dead_looks = 0;
+	if (kvm_has_lapic(c->vm))
+		c->v.s.mp_state = MP_RUNNABLE;
+	atomic_store_explicit(&c->v.dead_halt, 0, memory_order_relaxed);
 }
 
 /* --- requests ------------------------------------------------------------------------------------- */
@@ -577,14 +640,15 @@ static enum vexit kvm_run(struct vcpu *v)
 		if (!c->io_pending)
 			kvm_irq_inject(c);
 		rc = ioctl(c->fd, KVM_RUN, 0);
-		v->stat_exits++;
 		sync_apic(c);
 		if (rc < 0 && errno != EINTR && errno != EAGAIN)
 			return (enum vexit)crash(c, "KVM_RUN failed (%s)", strerror(errno));
 		if (rc < 0) {
 			c->io_pending = false;
+			note_dead_halt(c);
 			continue;
 		}
+		note_alive(c);
 		why = handle_exit(c);
 		if (why != RUN_ON)
 			return (enum vexit)why;

@@ -23,6 +23,7 @@ struct kvm_vm {
 	size_t run_bytes;
 	u32 irqchip;          /* enum irqchip_kind */
 	u32 xsave_bytes;      /* what KVM_GET_XSAVE2 wants, or 4096 */
+	struct loop_timer watch; /* guard: machine.lock; see kvm_watch */
 	struct kvm_cpuid2 *supported;
 	struct engine_env *env;
 	/* guard: route_lock, the innermost lock: msi_send comes with or without machine.lock */
@@ -51,6 +52,9 @@ struct kvm_cpu {
 	u64 lapic_base;
 	void *timer;          /* user irqchip: wakes KVM_RUN when the local APIC's timer is due */
 	u64 timer_at_ns;
+	u8 *xsave;            /* KVM's area, xsave_bytes long */
+	u32 dead_looks;       /* how often in a row it was seen halted with interrupts off */
+	u64 watched_exits;    /* guard: machine.lock: exits when the watch last looked */
 	u64 stat_fixups, stat_exit[KVM_EXIT_NOTIFY + 2];
 };
 
@@ -73,6 +77,7 @@ void kvm_push(struct vcpu *v);
 /* Without the local APIC, the clocks and the run state: around one emulated instruction. */
 void kvm_pull_cpu(struct kvm_cpu *c);
 void kvm_push_cpu(struct kvm_cpu *c);
+void kvm_pull_mp_state(struct kvm_cpu *c);
 
 /* --- kvm_cpuid.c ------------------------------------------------------------------------------ */
 int kvm_cpuid_supported(struct kvm_vm *vm, struct err *e);

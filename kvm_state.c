@@ -6,8 +6,6 @@
  * Source: Linux Documentation/virt/kvm/api.rst; SDM vol 3 "Interrupt Types" for the event numbers. */
 #include "kvm_priv.h"
 
-#include <stdlib.h>
-
 #include "devices/lapic.h"
 
 enum { MSR_TSC = 0x10, MSR_APIC_BASE = 0x1b, MSR_TSC_DEADLINE = 0x6e0 };
@@ -127,17 +125,13 @@ static void push_regs(struct kvm_cpu *c)
 static void pull_fp(struct kvm_cpu *c)
 {
 	struct cpu_state *s = &c->v.s;
-	u8 *area = aligned_alloc(64, ALIGN_UP(c->vm->xsave_bytes, 64));
 	struct kvm_xcrs x = { 0 };
 	unsigned long request = c->vm->xsave_bytes > sizeof(struct kvm_xsave) ? KVM_GET_XSAVE2 : KVM_GET_XSAVE;
 
-	if (!area)
-		return;
-	if (kvm_cpu_ioctl(c, request, area, "KVM_GET_XSAVE")) {
-		memcpy(s->xsave, area, XSAVE_BYTES);
+	if (kvm_cpu_ioctl(c, request, c->xsave, "KVM_GET_XSAVE")) {
+		memcpy(s->xsave, c->xsave, XSAVE_BYTES);
 		st64(s->xsave + XSAVE_HEADER, ld64(s->xsave + XSAVE_HEADER) & 7);
 	}
-	free(area);
 	if (kvm_cpu_ioctl(c, KVM_GET_XCRS, &x, "KVM_GET_XCRS"))
 		for (u32 i = 0; i < x.nr_xcrs; i++)
 			if (x.xcrs[i].xcr == 0)
@@ -146,16 +140,12 @@ static void pull_fp(struct kvm_cpu *c)
 
 static void push_fp(struct kvm_cpu *c)
 {
-	u8 *area = aligned_alloc(64, ALIGN_UP(c->vm->xsave_bytes, 64));
 	struct kvm_xcrs x = { .nr_xcrs = 1, .xcrs = { { .xcr = 0, .value = c->v.s.xcr0 } } };
 
-	if (!area)
-		return;
-	memset(area, 0, c->vm->xsave_bytes);
-	memcpy(area, c->v.s.xsave, XSAVE_BYTES);
+	memset(c->xsave, 0, c->vm->xsave_bytes);
+	memcpy(c->xsave, c->v.s.xsave, XSAVE_BYTES);
 	kvm_cpu_ioctl(c, KVM_SET_XCRS, &x, "KVM_SET_XCRS");
-	kvm_cpu_ioctl(c, KVM_SET_XSAVE, area, "KVM_SET_XSAVE");
-	free(area);
+	kvm_cpu_ioctl(c, KVM_SET_XSAVE, c->xsave, "KVM_SET_XSAVE");
 }
 
 static void pull_debug(struct kvm_cpu *c)
@@ -374,7 +364,7 @@ static void push_events(struct kvm_cpu *c)
 
 /* --- run state and local APIC ----------------------------------------------------------------------------- */
 /* Without a local APIC in the kernel the run state is ours alone. */
-static void pull_mp_state(struct kvm_cpu *c)
+void kvm_pull_mp_state(struct kvm_cpu *c)
 {
 	struct kvm_mp_state k = { 0 };
 
@@ -470,7 +460,7 @@ void kvm_pull(struct vcpu *v)
 
 	kvm_pull_cpu(c);
 	pull_tsc(c);
-	pull_mp_state(c);
+	kvm_pull_mp_state(c);
 	pull_lapic(c);
 }
 

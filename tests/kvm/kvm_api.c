@@ -442,6 +442,28 @@ TEST(kvm_nmi_wakes_a_guest_with_interrupts_off)
 	}
 }
 
+static void stop_loop(void *arg)
+{
+	struct kvmkit *k = arg;
+
+	loop_stop(k->loop, 7);
+}
+
+TEST(kvm_halt_for_good_is_noticed)
+{
+	for (u32 chip = IRQCHIP_SPLIT; chip <= IRQCHIP_USER; chip++) {
+		struct kvmkit *k = kvmkit_new(1, chip, guest_halt, guest_halt_end);
+
+		k->vcpus[0]->exit_work = (struct loop_work){ stop_loop, k, NULL, 0 };
+		OK(vcpu_start(k->vcpus[0], &k->e) == 0);
+		EQ(loop_run(k->loop), 7);
+		EQ(k->vcpus[0]->exit_why, VEXIT_HALT);
+		EQ(k->vcpus[0]->dead_halt, 1);
+		EQ(k->vcpus[0]->s.rip, KIT_CODE + 1);
+		kvmkit_free(k);
+	}
+}
+
 /* --- two CPUs --------------------------------------------------------------------------------------------------- */
 /* The boot CPU sends INIT and SIPI to page 8, whose real-mode code notes 0xa9 and halts. */
 GUEST(guest_smp,
