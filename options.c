@@ -147,7 +147,7 @@ static int opt_entry(struct config *cfg, void *field, const char *value, struct 
 
 static int opt_reboot(struct config *cfg, void *field, const char *value, struct err *e)
 {
-	u32 restart;
+	u32 restart = 0;
 	int rc = opt_word(&restart, "exit,restart", value, e);
 
 	*(bool *)field = restart;

@@ -234,7 +234,9 @@ static int load_unpacked(struct loader *l, const struct linux_header *h, struct 
 	int rc = vmlinux_unpack(l, h, &v);
 
 	if (rc < 0) {
-		log_dbg("boot", "kernel: cannot unpack it here (%s); it will do so itself", strerror(-rc));
+		log_at(rc == -ENOTSUP ? LOG_DBG : LOG_INFO, "boot",
+		       "kernel %s: mvm cannot unpack it (%s); it will do so itself", l->kernel.path,
+		       strerror(-rc));
 		return -ENOTSUP;
 	}
 	rc = boot_load_initrd(l, v.end, initrd_limit(h), e);
