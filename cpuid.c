@@ -251,6 +251,12 @@ static u32 signature(const struct vcpu *v)
 				  : SIG_ATOM;
 }
 
+/* By IA32_APIC_BASE; when the local APIC is KVM's, KVM sees to the bit. */
+static bool apic_enabled(const struct vcpu *v)
+{
+	return !v->apic || lapic_enabled(v->apic);
+}
+
 static void leaf_1(const struct vcpu *v, struct cpuid_out *o)
 {
 	o->eax = signature(v);
@@ -259,6 +265,8 @@ static void leaf_1(const struct vcpu *v, struct cpuid_out *o)
 		o->edx |= B(28); /* more than one logical processor in the package */
 	if (v->s.cr4 & B(18))
 		o->ecx |= B(27); /* OSXSAVE */
+	if (!apic_enabled(v))
+		o->edx &= ~B(9);
 }
 
 /* A host cache, shared as this machine's topology has it: up to L2 by nobody, L3 by all. */
@@ -351,7 +359,7 @@ static void leaf_amd(const struct vcpu *v, u32 leaf, u32 subleaf, struct cpuid_o
 	switch (leaf) {
 	case 0x80000001:
 		o->eax = signature(v);
-		o->edx |= feature_bits(1, 0, EDX) & 0x0183f3ff;
+		o->edx |= feature_bits(1, 0, EDX) & 0x0183f3ff & (apic_enabled(v) ? ~0u : ~B(9));
 		o->ecx |= B(22) |
 			  (cpus(v) > 1 ? B(1) : 0); /* topology extensions; legacy multi-core */
 		break;

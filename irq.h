@@ -82,4 +82,5 @@ bool lapic_wrmsr(struct lapic *a, u32 msr, u64 v);
 u32 lapic_mmio_read(struct lapic *a, u32 off);
 void lapic_mmio_write(struct lapic *a, u32 off, u32 v);
 gpa_t lapic_base(const struct lapic *a); /* page address when enabled in xAPIC mode, or ~0 */
+bool lapic_enabled(const struct lapic *a);     /* by IA32_APIC_BASE, in either mode */
 void lapic_init_reset(struct lapic *a); /* INIT: everything but the APIC ID, base and mode */

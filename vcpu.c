@@ -171,7 +171,11 @@ static void vcpu_futex_wake(struct vcpu *v)
 
 void vcpu_request(struct vcpu *v, u32 bits)
 {
-	u32 old = atomic_fetch_or(&v->req, bits);
+	u32 old;
+
+	if (bits & VREQ_NMI)
+		atomic_fetch_add(&v->nmis, 1);
+	old = atomic_fetch_or(&v->req, bits);
 
 	/* seq_cst here and in vcpu_sleep: either we see it sleeping or it sees the bits. */
 	if (atomic_exchange(&v->sleeping, 0))

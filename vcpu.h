@@ -113,6 +113,7 @@ struct vcpu {
 	struct cpu_state s; /* first: the software CPU reaches gpr[] with one-byte offsets */
 	/* atomic */
 	_Atomic u32 req;
+	_Atomic u32 nmis;     /* how many came with VREQ_NMI */
 	_Atomic u8 sipi_vector; /* of VREQ_SIPI */
 	_Atomic u32 sleeping; /* futex: 1 while in vcpu_sleep */
 	/* const after create */

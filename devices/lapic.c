@@ -21,6 +21,11 @@ gpa_t lapic_base(const struct lapic *a)
 							      : ~0ull;
 }
 
+bool lapic_enabled(const struct lapic *a)
+{
+	return a->s.base & BASE_EN;
+}
+
 /* --- registers ------------------------------------------------------------------------------ */
 static void lapic_write_icr(struct lapic *a, u32 val)
 {

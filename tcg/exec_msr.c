@@ -132,6 +132,7 @@ static bool wrmsr(struct tcg_cpu *c, u32 msr, u64 val)
 			return false;
 		if (msr == MSR_APIC_BASE) /* its page may now hide, or no longer hide, memory */
 			mmu_flush_all(c);
+		interp_timer_moved(c);
 		return true;
 	}
 	switch (msr) {

@@ -537,10 +537,12 @@ static u64 mmio_read(struct tcg_cpu *c, gpa_t gpa, unsigned size)
 static void mmio_write(struct tcg_cpu *c, gpa_t gpa, unsigned size, u64 val)
 {
 	fp_leave(c);
-	if (!is_lapic(c, gpa))
+	if (!is_lapic(c, gpa)) {
 		bus_write(c->v.env->mmio, gpa, size, val);
-	else if (size == 4 && gpa % 4 == 0)
+	} else if (size == 4 && gpa % 4 == 0) {
 		lapic_mmio_write(c->v.apic, gpa % PAGE_SIZE, (u32)val);
+		interp_timer_moved(c);
+	}
 }
 
 /* n is 1 to 8; the odd sizes are parts of accesses that cross pages. */

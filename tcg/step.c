@@ -193,7 +193,11 @@ void step_one(struct tcg_cpu *c)
 		c->exc = (struct exc){ .vector = EXC_DB, .trap = true, .dr6 = held };
 		return;
 	}
-	hits = c->v.s.rflags & FL_RF || c->v.s.int_shadow == 2 ? 0 : break_at_code(c);
+	/* Behind MOV SS Intel's processors do not look, AMD's do. */
+	if (c->v.s.rflags & FL_RF || (c->v.s.int_shadow == 2 && !cpuid_is_amd(&c->v)))
+		hits = 0;
+	else
+		hits = break_at_code(c);
 	if (hits) {
 		c->exc = (struct exc){ .vector = EXC_DB, .dr6 = hits };
 		return;

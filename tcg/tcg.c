@@ -161,6 +161,14 @@ static void cpu_power_on(struct tcg_cpu *c)
 	interp_flush(c);
 }
 
+/* One NMI can wait behind one in service; two that arrive together are two. */
+static void take_nmis(struct tcg_cpu *c)
+{
+	u32 n = c->v.s.nmi_pending + atomic_exchange(&c->v.nmis, 0), room = c->v.s.nmi_blocked ? 1 : 2;
+
+	c->v.s.nmi_pending = (u8)MIN(n, room);
+}
+
 /* Take the requests that are the engine's.  VREQ_EXTINT is a level and stays. */
 static void take_requests(struct tcg_cpu *c)
 {
@@ -183,7 +191,7 @@ static void take_requests(struct tcg_cpu *c)
 	if (req & VREQ_SIPI)
 		cpu_start_up(c);
 	if (req & VREQ_NMI)
-		c->v.s.nmi_pending = 1;
+		take_nmis(c);
 }
 
 /* --- time --------------------------------------------------------------------------------- */
@@ -200,6 +208,12 @@ static void timer_poll(struct tcg_cpu *c)
 	due_ns = lapic_deadline_ns(a);
 	wait_ns = due_ns > now_ns ? MIN(due_ns - now_ns, LOOK_NS) : 0;
 	c->interp->look_tsc = tsc + wait_ns * c->v.env->tsc_khz / 1000000;
+}
+
+void interp_timer_moved(struct tcg_cpu *c)
+{
+	c->interp->look_tsc = 0;
+	atomic_store(&c->kicked, 1);
 }
 
 /* --- events ------------------------------------------------------------------------------- */
@@ -253,7 +267,7 @@ static void take_event(struct tcg_cpu *c)
 		return;
 	}
 	if (nmi) {
-		s->nmi_pending = 0;
+		s->nmi_pending--;
 		deliver(c, EV_NMI, EXC_NMI);
 		return;
 	}

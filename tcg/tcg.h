@@ -234,6 +234,8 @@ void interp_one(struct tcg_cpu *c);
 /* Drop decoded blocks overlapping [gpa, gpa+len); any thread for another vCPU's DMA: see interp.c. */
 void interp_invalidate(struct tcg_cpu *c, gpa_t gpa, u64 len);
 void interp_flush(struct tcg_cpu *c);
+/* The guest wrote to its local APIC: the timer may be due sooner than the next look at it. */
+void interp_timer_moved(struct tcg_cpu *c);
 /* Operand access for CLS_SELF handlers; false: c->exc. n is the operand index. */
 bool opd_load(struct tcg_cpu *c, const struct insn *in, unsigned n, u64 *val);
 bool opd_store(struct tcg_cpu *c, const struct insn *in, unsigned n, u64 val);

@@ -613,6 +613,60 @@ TEST(interp_watchpoint_of_mov_ss_is_reported_after_the_next_instruction)
 	cpu_kit_free(k);
 }
 
+TEST(interp_code_breakpoint_behind_mov_ss_is_the_vendors_choice)
+{
+	struct cpu_kit *k = cpu_kit_new();
+
+	cpu_kit_real(k);
+	CODE(k, 0x8e, 0xd0, 0x90); /* mov ss, ax */
+	k->s->rip = 0;
+	k->s->seg[SEG_CS].base = KIT_CODE;
+	k->s->dr[0] = KIT_CODE + 2;
+	k->s->dr[7] = 0x402;
+	tcg_engine.push(k->vcpus[0]);
+	step_one(k->c);
+	EQ(k->c->exc.vector, EXC_NONE);
+	step_one(k->c);
+	EQ(k->c->exc.vector, cpuid_is_amd(k->vcpus[0]) ? EXC_DB : EXC_NONE);
+	cpu_kit_free(k);
+}
+
+/* --- NMI ---------------------------------------------------------------------------------- */
+TEST(interp_two_nmis_at_once_are_two_and_one_waits_behind_a_third)
+{
+	static const u8 handler[] = { 0xfe, 0x06, 0x00, 0x60, 0xcf }; /* inc byte [0x6000]; iret */
+	struct cpu_kit *k = cpu_kit_new();
+
+	cpu_kit_real(k);
+	CODE(k, 0x90, 0xf4, 0xf4);
+	k->s->rip = 0;
+	k->s->seg[SEG_CS].base = KIT_CODE;
+	k->s->seg[SEG_CS].sel = KIT_CODE >> 4;
+	k->s->gpr[RSP] = 0x7000;
+	st32(k->ram + 4 * 2, 0x5000);
+	memcpy(k->ram + 0x5000, handler, sizeof handler);
+	tcg_engine.push(k->vcpus[0]);
+	vcpu_request(k->vcpus[0], VREQ_NMI);
+	vcpu_request(k->vcpus[0], VREQ_NMI);
+	cpu_kit_run(k);
+	EQ(k->ram[0x6000], 2);
+	k->s->nmi_blocked = 1;
+	k->s->mp_state = MP_RUNNABLE;
+	for (unsigned i = 0; i < 3; i++)
+		vcpu_request(k->vcpus[0], VREQ_NMI);
+	k->ram[0x5100] = 0xcf;
+	k->s->gpr[RSP] -= 6; /* as if in a handler: IRET unblocks */
+	st16(k->ram + k->s->gpr[RSP], 1);
+	st16(k->ram + k->s->gpr[RSP] + 2, KIT_CODE >> 4);
+	st16(k->ram + k->s->gpr[RSP] + 4, 2);
+	k->s->seg[SEG_CS].base = 0;
+	k->s->rip = 0x5100;
+	tcg_engine.push(k->vcpus[0]);
+	cpu_kit_run(k);
+	EQ(k->ram[0x6000], 3);
+	cpu_kit_free(k);
+}
+
 /* --- for other engines -------------------------------------------------------------------- */
 TEST(interp_steps_one_instruction_for_another_engine)
 {

@@ -527,6 +527,7 @@ TEST(lapic_tsc_deadline)
 /* --- MSRs ----------------------------------------------------------------------------------- */
 TEST(lapic_base_transitions)
 {
+	struct cpuid_out o;
 	u64 v;
 
 	machine();
@@ -536,7 +537,11 @@ TEST(lapic_base_transitions)
 	OK(lapic_wrmsr(apic[0], BASE, 0xfee00d00));
 	EQ(lapic_base(apic[0]), ~0ull);
 	OK(!lapic_wrmsr(apic[0], BASE, 0xfee00900)); /* no way straight back */
+	cpuid_query(cpu[0], 1, 0, &o);
+	OK(o.edx >> 9 & 1);
 	OK(lapic_wrmsr(apic[0], BASE, 0xfee00100));
+	cpuid_query(cpu[0], 1, 0, &o);
+	OK(!(o.edx >> 9 & 1)); /* switched off is not there */
 	OK(!lapic_wrmsr(apic[0], BASE, 0xfee00d00)); /* nor from off to x2APIC */
 	deliver(0, 0x40);
 	OK(lapic_wrmsr(apic[0], BASE, 0xfee00800));
