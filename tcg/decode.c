@@ -47,6 +47,26 @@ static const struct op op_undefined = { .name = "(bad)", .cls = CLS_UD, .flags =
 
 /* --- the index -------------------------------------------------------------------------------- */
 
+/* A leaf of the host's CPUID, asked once: each costs tens of microseconds in a virtual machine. */
+static const u32 *host_leaf(u32 leaf, u32 subleaf)
+{
+	enum { LEAVES = 8 };
+	static struct {
+		u32 leaf, subleaf, r[4];
+	} asked[LEAVES];
+	static unsigned n;
+
+	for (unsigned i = 0; i < n; i++)
+		if (asked[i].leaf == leaf && asked[i].subleaf == subleaf)
+			return asked[i].r;
+	ASSERT(n < LEAVES);
+	asked[n].leaf = leaf;
+	asked[n].subleaf = subleaf;
+	__get_cpuid_count(leaf, subleaf, &asked[n].r[0], &asked[n].r[1], &asked[n].r[2],
+			  &asked[n].r[3]); /* leaves zeros if there is no such leaf */
+	return asked[n++].r;
+}
+
 static bool host_has(unsigned feature)
 {
 	static const struct {
@@ -57,16 +77,11 @@ static bool host_has(unsigned feature)
 		CPU_FEATURES(FEATURE)
 #undef FEATURE
 	};
-	static u32 leaf, subleaf, r[4]; /* CPUID is slow in a VM: ask once per leaf */
+	const u32 *r;
 
 	if (feature == FEAT_BASE)
 		return true;
-	if (where[feature].leaf != leaf || where[feature].subleaf != subleaf) {
-		leaf = where[feature].leaf;
-		subleaf = where[feature].subleaf;
-		if (!__get_cpuid_count(leaf, subleaf, &r[0], &r[1], &r[2], &r[3]))
-			memset(r, 0, sizeof r);
-	}
+	r = host_leaf(where[feature].leaf, where[feature].subleaf);
 	return r[where[feature].reg] >> where[feature].bit & 1;
 }
 
