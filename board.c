@@ -49,6 +49,19 @@ static const u32 virtio_gsi[] = { 16, 17, 18, 19, 20, 21, 22, 23, 5, 6, 7, 10, 1
 enum { VIRTIO_SLOT_BYTES = 0x1000 };
 #define VIRTIO_BASE 0xc0001000u
 
+/* With PCI: the bridge's regions after CONFIG_ADDRESS, and where BARs may lie.  The window has in it
+ * what SeaBIOS takes for one if it does not know the bridge: 0xE0000000 and up. */
+static const struct slot pci_board[] = {
+	/* device           space  base             len             gsi */
+	{ &pci_host_ops,    PIO,   PCI_DATA_PORT,   4,              -1 },
+	{ &pci_host_ops,    MMIO,  PCI_ECAM_BASE,   PCI_ECAM_BYTES, -1 },
+};
+enum { PCI_GSI = 16 }; /* PIRQ A; B, C and D follow */
+static const u32 pci_isa_irq[PCI_LINES] = { 10, 11, 5, 7 };
+#define PCI_MEM32_BASE 0xd0000000u
+#define PCI_MEM32_END 0xfec00000u
+#define PCI_MEM64_BYTES (4 * GIB)
+
 static void board_wires(struct machine *m, struct device *w, const char *id)
 {
 	memset(w, 0, sizeof *w);
@@ -114,26 +127,87 @@ static int board_chip(struct machine *m, const struct slot *first, u32 rows, str
 	return rc;
 }
 
-static int board_virtio(struct machine *m, const struct device_ops *ops, const char *id, void *arg,
-			struct err *e)
+/* The bridge, from slot 0; the window above 4 GiB begins where RAM ends. */
+static int board_pci(struct machine *m, struct err *e)
+{
+	const struct mem_region *top = &m->mem.region[m->mem.n - 1];
+	u64 high = ALIGN_UP(MAX(top->gpa + top->bytes, 4 * GIB), GIB);
+	struct pci_setup setup = { .mmio = &m->mmio,
+				   .mem32 = { PCI_MEM32_BASE, PCI_MEM32_END - PCI_MEM32_BASE },
+				   .mem64 = { high, PCI_MEM64_BYTES },
+				   .isa_irq = pci_isa_irq };
+	struct device wires;
+	int rc;
+
+	board_wires(m, &wires, "pci0");
+	wires.arg = &setup;
+	for (u32 i = 0; i < PCI_LINES; i++)
+		wires.irq[i].gsi = PCI_GSI + i;
+	rc = board_add(m, &pci_host_ops, &wires, e);
+	if (rc < 0)
+		return rc;
+	m->pci = m->dev[m->devs - 1];
+	bus_map_whole(&m->pio, PCI_ADDRESS_PORT, 4, m->pci, PCI_HOST_ADDRESS);
+	for (u32 i = 0; i < ARRAY_LEN(pci_board) && rc == 0; i++)
+		rc = board_map(m, &pci_board[i], PCI_HOST_ADDRESS + 1 + i, e);
+	m->boot.pci = (struct boot_pci){ .present = true, .ecam = PCI_ECAM_BASE,
+					 .ecam_len = PCI_ECAM_BYTES, .gsi = PCI_GSI,
+					 .mem32 = { setup.mem32.base, setup.mem32.len },
+					 .mem64 = { setup.mem64.base, setup.mem64.len } };
+	return rc;
+}
+
+/* The next slot; the function's interrupt is the bridge's to connect. */
+static int board_virtio_pci(struct machine *m, const struct device_ops *ops, struct device *wires,
+			    struct err *e)
+{
+	u32 slot = 1;
+	int rc = board_add(m, ops, wires, e);
+
+	if (rc < 0)
+		return rc;
+	while (m->boot.pci.slots & BIT(slot))
+		slot++;
+	pci_attach(m->pci, &to_vdev(m->dev[m->devs - 1])->pci, slot);
+	m->boot.pci.slots |= (u32)BIT(slot);
+	return 0;
+}
+
+static int board_virtio_mmio(struct machine *m, const struct device_ops *ops, struct device *wires,
+			     struct err *e)
 {
 	u32 nr = m->boot.nr_slots;
-	struct device wires;
 	struct slot s;
 	int rc;
 
 	ASSERT(nr < ARRAY_LEN(virtio_gsi));
 	s = (struct slot){ ops, MMIO, VIRTIO_BASE + nr * VIRTIO_SLOT_BYTES, VMMIO_LEN,
 			   (int)virtio_gsi[nr] };
-	board_wires(m, &wires, id);
-	wires.arg = arg;
-	wires.irq[0].gsi = virtio_gsi[nr];
-	rc = board_add(m, ops, &wires, e);
+	wires->irq[0].gsi = virtio_gsi[nr];
+	rc = board_add(m, ops, wires, e);
 	if (rc == 0)
 		rc = board_map(m, &s, 0, e);
 	m->boot.slot[m->boot.nr_slots++] = (struct boot_slot){ s.base, VIRTIO_SLOT_BYTES,
 							       virtio_gsi[nr] };
 	return rc;
+}
+
+/* A kind of virtio device behind each transport. */
+struct virtio_kind {
+	const struct device_ops *mmio, *pci;
+};
+static const struct virtio_kind virtio_blk = { &virtio_blk_mmio_ops, &virtio_blk_pci_ops };
+static const struct virtio_kind virtio_rng = { &virtio_rng_mmio_ops, &virtio_rng_pci_ops };
+
+static int board_virtio(struct machine *m, const struct virtio_kind *kind, const char *id,
+			void *arg, struct err *e)
+{
+	struct device wires;
+
+	board_wires(m, &wires, id);
+	wires.arg = arg;
+	return m->pci ? board_virtio_pci(m, kind->pci, &wires, e) :
+			board_virtio_mmio(m, kind->mmio, &wires, e);
 }
 
 static int board_disks(struct machine *m, struct err *e)
@@ -149,7 +223,7 @@ static int board_disks(struct machine *m, struct err *e)
 			break;
 		m->blk[i].image = m->image[i];
 		snprintf(m->blk[i].serial, sizeof m->blk[i].serial, "%s", d->id);
-		rc = board_virtio(m, &virtio_blk_mmio_ops, d->id, &m->blk[i], e);
+		rc = board_virtio(m, &virtio_blk, d->id, &m->blk[i], e);
 	}
 	return rc;
 }
@@ -160,6 +234,29 @@ struct device *board_find(const struct machine *m, const struct device_ops *ops)
 		if (m->dev[i]->ops == ops)
 			return m->dev[i];
 	return NULL;
+}
+
+/* A kernel that we load finds virtio-mmio slots in the ACPI tables, at no cost; firmware looks for
+ * disks on PCI. */
+static bool board_wants_pci(const struct config *cfg)
+{
+	return cfg->transport == TRANSPORT_PCI || (cfg->transport == TRANSPORT_AUTO && cfg->bios);
+}
+
+/* What firmware would do, where there is none: BARs, and the 8259 inputs of PCI level-triggered. */
+static void board_power_on(struct machine *m)
+{
+	enum { ELCR_REGION = 2 };
+	struct device *pic = m->chip.pic;
+	u32 mask = 0;
+
+	if (!m->pci || m->cfg->bios)
+		return;
+	pci_assign(m->pci);
+	for (u32 i = 0; i < PCI_LINES; i++)
+		mask |= 1u << pci_isa_irq[i];
+	pic->ops->write(pic, ELCR_REGION, 0, 1, mask & 0xff);
+	pic->ops->write(pic, ELCR_REGION, 1, 1, mask >> 8);
 }
 
 int board_build(struct machine *m, struct err *e)
@@ -176,9 +273,13 @@ int board_build(struct machine *m, struct err *e)
 		return rc;
 	m->chip.pic = board_find(m, &pic_ops);
 	m->chip.ioapic = board_find(m, &ioapic_ops);
-	rc = board_disks(m, e);
+	if (board_wants_pci(m->cfg))
+		rc = board_pci(m, e);
+	if (rc == 0)
+		rc = board_disks(m, e);
 	if (rc == 0 && m->cfg->rng)
-		rc = board_virtio(m, &virtio_rng_mmio_ops, "rng0", NULL, e);
+		rc = board_virtio(m, &virtio_rng, "rng0", NULL, e);
+	board_power_on(m);
 	return rc;
 }
 
@@ -186,6 +287,7 @@ void board_reset(struct machine *m)
 {
 	for (u32 i = 0; i < m->devs; i++)
 		m->dev[i]->ops->reset(m->dev[i]);
+	board_power_on(m);
 }
 
 /* What the guest wrote must be on the disk before mvm says that it has ended. */

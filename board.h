@@ -27,6 +27,7 @@ struct machine {
 	u32 nr_vcpus;
 	struct device *dev[DEVICES_MAX]; /* board order */
 	u32 devs;
+	struct device *pci;       /* the host bridge, or NULL; one of dev[] */
 	struct image *image[DISKS_MAX];
 	struct blk_setup blk[DISKS_MAX];
 	struct chardev *console;

@@ -52,6 +52,12 @@ void bus_unmap(struct bus *b, u64 base)
 	memmove(&b->range[at - 1], &b->range[at], (b->n - (at - 1)) * sizeof b->range[0]);
 }
 
+void bus_map_whole(struct bus *b, u64 base, unsigned width, struct device *dev, u32 region)
+{
+	ASSERT(!b->whole.len && width <= dev->ops->access_max);
+	b->whole = (struct bus_range){ base, width, dev, region };
+}
+
 /* One piece of an access: where it goes and how many bytes may go there at once. */
 struct bus_piece {
 	const struct bus_range *range; /* NULL: nobody */
@@ -65,6 +71,8 @@ static struct bus_piece bus_piece(struct bus *b, u64 addr, unsigned left)
 	const struct bus_range *r = at ? &b->range[at - 1] : NULL;
 	struct bus_piece p = { .size = 1 };
 
+	if (addr == b->whole.base && left == b->whole.len)
+		return (struct bus_piece){ .range = &b->whole, .size = left };
 	if (!r || addr - r->base >= r->len) {
 		b->unclaimed++;
 		return p;

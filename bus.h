@@ -23,6 +23,7 @@ struct bus {
 	pthread_mutex_t *lock; /* borrowed: machine.lock */
 	u32 n;
 	struct bus_range range[BUS_RANGES_MAX]; /* sorted by base, not overlapping */
+	struct bus_range whole; /* len 0: none; see bus_map_whole */
 	u64 unclaimed; /* accesses that no device claimed; a guest can cause them at will */
 };
 
@@ -31,6 +32,10 @@ void bus_init(struct bus *b, const char *name, pthread_mutex_t *lock);
 /* 0, -EEXIST if it overlaps, -ENOSPC. Caller holds the lock or is single-threaded. */
 int bus_map(struct bus *b, u64 base, u64 len, struct device *dev, u32 region);
 void bus_unmap(struct bus *b, u64 base);
+
+/* One register that answers accesses of exactly its width at its address, whatever lies beneath:
+ * the PC's CF8h, which is 32 bits wide and has another chip's byte at CF9h.  Set-up only. */
+void bus_map_whole(struct bus *b, u64 base, unsigned width, struct device *dev, u32 region);
 
 /* One access of 1, 2, 4 or 8 bytes.  An access wider than the device's access_max, or reaching
  * past the range's end, is split into naturally smaller pieces, lowest address first; parts

@@ -140,6 +140,11 @@ static int opt_irqchip(struct config *cfg, void *field, const char *value, struc
 	return opt_word(field, "split,kernel,user", value, e);
 }
 
+static int opt_transport(struct config *cfg, void *field, const char *value, struct err *e)
+{
+	return opt_word(field, "auto,mmio,pci", value, e);
+}
+
 static int opt_entry(struct config *cfg, void *field, const char *value, struct err *e)
 {
 	return opt_word(field, "auto,64,16", value, e);
@@ -242,6 +247,8 @@ static const struct opt opts[] = {
 	  "what a reset by the guest does (exit)" },
 	{ "entry", 0, NULL, "auto|64|16", opt_entry, FIELD(entry),
 	  "how a kernel is entered: unpacked by mvm, or by its own 64-bit or real-mode entry (auto)" },
+	{ "transport", 0, NULL, "auto|mmio|pci", opt_transport, FIELD(transport),
+	  "how virtio devices are attached; auto is mmio for a kernel, pci for firmware (auto)" },
 	{ "irqchip", 0, NULL, "split|kernel|user", opt_irqchip, FIELD(irqchip),
 	  "KVM: which interrupt controllers the host kernel runs (split: local APICs only)" },
 	{ "tcg-cache", 0, NULL, "SIZE", opt_cache, FIELD(tcg_cache_bytes),

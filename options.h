@@ -6,6 +6,7 @@
 enum accel { ACCEL_AUTO, ACCEL_KVM, ACCEL_TCG, ACCEL_INTERP };
 enum serial_kind { SERIAL_STDIO, SERIAL_FILE, SERIAL_NONE };
 enum irqchip_kind { IRQCHIP_SPLIT, IRQCHIP_KERNEL, IRQCHIP_USER };
+enum transport { TRANSPORT_AUTO, TRANSPORT_MMIO, TRANSPORT_PCI };
 enum kernel_entry { ENTRY_AUTO, ENTRY_64, ENTRY_16 };
 enum { DISKS_MAX = 8, CPUS_MAX = 32 };
 
@@ -26,6 +27,7 @@ struct config {
 	u32 irqchip; /* enum irqchip_kind */
 	u32 entry;   /* enum kernel_entry */
 	u32 serial;  /* enum serial_kind */
+	u32 transport; /* enum transport */
 	const char *serial_path;
 	u64 tcg_cache_bytes;
 	bool rng, restart, dry_run, boot_trace, stats, quiet, verbose;

@@ -1,6 +1,6 @@
-/* acpi.c - the ACPI tables: RSDP, RSDT, XSDT, FADT, FACS, MADT and a DSDT that names the devices a
- * kernel cannot probe for.  Full hardware ACPI: PM1 registers, PM timer and SCI as devices/chipset.h has
- * them; ACPI mode is always on.
+/* acpi.c - the ACPI tables: RSDP, RSDT, XSDT, FADT, FACS, MADT, MCFG and a DSDT that names the
+ * devices a kernel cannot probe for.  Full hardware ACPI: PM1 registers, PM timer and SCI as
+ * devices/chipset.h has them; ACPI mode is always on.
  * Source: ACPI 6.4 §5.2 "ACPI System Description Tables", §8.4 "Declaring Processors". */
 #include "parts.h"
 
@@ -178,6 +178,8 @@ static u32 put_dsdt(struct tables *t, const struct boot_config *c)
 	aml_scope(&a, "\\_SB_");
 	put_pc_devices(&a, c);
 	put_virtio(&a, c);
+	if (c->pci.present)
+		acpi_put_pci(&a, &c->pci);
 	put_processors(&a, c->nr_vcpus);
 	aml_end(&a);
 	t->full |= a.full;
@@ -296,6 +298,18 @@ static void put_madt(struct tables *t, u32 nr_vcpus)
 	list(t, p);
 }
 
+/* --- MCFG: PCI Firmware Specification 3.2 §4.1.2 ------------------------------------------- */
+static void put_mcfg(struct tables *t, const struct boot_pci *pci)
+{
+	u8 *p = begin(t, "MCFG", 1), *q;
+
+	append(t, 8);
+	q = append(t, 16); /* segment 0, buses 0 to 0 */
+	st64(q, pci->ecam);
+	end(t, p);
+	list(t, p);
+}
+
 /* --- RSDT, XSDT, RSDP ---------------------------------------------------------------------------- */
 static u32 put_root(struct tables *t, const char *signature, u32 entry_bytes)
 {
@@ -337,6 +351,8 @@ int acpi_put(struct loader *l, struct err *e)
 	dsdt = put_dsdt(t, l->c);
 	put_fadt(t, l->c, facs, dsdt);
 	put_madt(t, l->c->nr_vcpus);
+	if (l->c->pci.present)
+		put_mcfg(t, &l->c->pci);
 	rsdt = put_root(t, "RSDT", 4);
 	xsdt = put_root(t, "XSDT", 8);
 	if (t->full) {

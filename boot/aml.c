@@ -110,13 +110,28 @@ void aml_name_eisaid(struct aml *a, const char *name, const char *id)
 
 void aml_name_ints(struct aml *a, const char *name, const u8 *v, u8 n)
 {
-	put_name(a, name);
-	put8(a, OP_PACKAGE);
-	begin(a);
-	put8(a, n);
+	aml_name_package(a, name, n);
 	for (u8 i = 0; i < n; i++)
 		put_int(a, v[i]);
 	aml_end(a);
+}
+
+void aml_name_package(struct aml *a, const char *name, u8 n)
+{
+	put_name(a, name);
+	aml_package(a, n);
+}
+
+void aml_package(struct aml *a, u8 n)
+{
+	put8(a, OP_PACKAGE);
+	begin(a);
+	put8(a, n);
+}
+
+void aml_int(struct aml *a, u64 v)
+{
+	put_int(a, v);
 }
 
 /* --- resources ------------------------------------------------------------------------------- */
@@ -165,6 +180,37 @@ void aml_crs_io(struct aml_crs *r, u16 port, u8 len)
 	item[6] = 1;
 	item[7] = len;
 	crs_put(r, item, sizeof item);
+}
+
+/* §6.4.3.5 "Address Space Resource Descriptors": large items 8 (word), 7 (dword), 10 (qword): type,
+ * flags (producer, minimum and maximum fixed), the type's own flags, then granularity, minimum,
+ * maximum, translation offset and length, each of `width` bytes. */
+static void crs_range(struct aml_crs *r, u8 item, u8 type, u8 type_flags, u8 width, u64 base,
+		      u64 len)
+{
+	enum { FIXED = 0x0c };
+	u64 fields[] = { 0, base, base + len - 1, 0, len };
+	u8 head[] = { (u8)(0x80 | item), (u8)(3 + 5 * width), 0, type, FIXED, type_flags };
+
+	crs_put(r, head, sizeof head);
+	for (size_t i = 0; i < ARRAY_LEN(fields); i++)
+		crs_put(r, &fields[i], width);
+}
+
+void aml_crs_buses(struct aml_crs *r, u16 first, u16 n)
+{
+	crs_range(r, 8, 2, 0, 2, first, n);
+}
+
+/* Type 0 is memory; its flag 1 means read-write, with the caching left to the system. */
+void aml_crs_window32(struct aml_crs *r, u32 base, u32 len)
+{
+	crs_range(r, 7, 0, 1, 4, base, len);
+}
+
+void aml_crs_window64(struct aml_crs *r, u64 base, u64 len)
+{
+	crs_range(r, 10, 0, 1, 8, base, len);
 }
 
 void aml_name_crs(struct aml *a, struct aml_crs *r)

@@ -158,6 +158,8 @@ static int load_kernel(struct loader *l, struct err *e)
 	if (l->c->initrd && stat(l->c->initrd, &st) == 0 && st.st_size > 0)
 		l->initrd_room = (u64)st.st_size; /* judged and reported when it is loaded */
 	e820_build(&l->map, l->m);
+	if (l->c->pci.present) /* Linux uses the ECAM space only if it is reserved */
+		e820_reserve(&l->map, l->c->pci.ecam, l->c->pci.ecam_len);
 	boot_put(l, LOW_CMDLINE, l->cmdline, l->cmdline_len + 1);
 	stub_put(l);
 	rc = acpi_put(l, e);

@@ -24,6 +24,21 @@ struct boot_slot {
 	u32 gsi;
 };
 
+struct boot_window {
+	gpa_t base;
+	u64 len;
+};
+
+/* The PCI bus, if there is one: a root bridge with bus 0. */
+struct boot_pci {
+	bool present;
+	u32 slots; /* bit per slot that has a device, which has an interrupt */
+	u32 gsi;   /* of PIRQ A; INTA of slot n is gsi + n mod 4 */
+	gpa_t ecam;
+	u32 ecam_len;
+	struct boot_window mem32, mem64; /* where BARs may lie; mem64.len may be 0 */
+};
+
 enum { BOOT_SLOTS_MAX = 64, BOOT_CMDLINE_MAX = 64 << 10 };
 
 struct boot_config {
@@ -39,6 +54,7 @@ struct boot_config {
 	u32 nr_vcpus;         /* APIC IDs are 0 to nr_vcpus - 1 */
 	u32 nr_slots;
 	struct boot_slot slot[BOOT_SLOTS_MAX];
+	struct boot_pci pci;
 };
 
 /* Load everything into m, whose RAM must be zero, and change *bsp from its power-on state

@@ -30,3 +30,15 @@ void e820_build(struct e820 *map, const struct memory *m)
 	if (map->entry[map->n - 1].addr < KVM_PAGES)
 		add(map, KVM_PAGES, KVM_PAGES + KVM_PAGES_LEN, E820_RESERVED);
 }
+
+void e820_reserve(struct e820 *map, u64 addr, u64 len)
+{
+	u32 at = 0;
+
+	ASSERT(map->n < E820_MAX);
+	while (at < map->n && map->entry[at].addr < addr)
+		at++;
+	memmove(&map->entry[at + 1], &map->entry[at], (map->n - at) * sizeof map->entry[0]);
+	map->entry[at] = (struct e820_entry){ addr, len, E820_RESERVED };
+	map->n++;
+}

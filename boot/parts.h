@@ -41,6 +41,8 @@ struct e820 {
 };
 
 void e820_build(struct e820 *map, const struct memory *m);
+/* Add a range that nothing else claims. */
+void e820_reserve(struct e820 *map, u64 addr, u64 len);
 
 /* --- one loading ----------------------------------------------------------------------------- */
 struct file {
@@ -48,6 +50,8 @@ struct file {
 	const u8 *data; /* mapped */
 	size_t len;
 };
+
+struct aml;
 
 struct loader {
 	const struct boot_config *c;
@@ -156,5 +160,6 @@ int multiboot_load(struct loader *l, struct err *e);
 int pvh_start(struct loader *l, const struct elf_image *img, struct err *e); /* pvh.c */
 int bios_load(const struct boot_config *c, struct memory *m, struct err *e);
 int acpi_put(struct loader *l, struct err *e);              /* sets l->rsdp */
+void acpi_put_pci(struct aml *a, const struct boot_pci *pci); /* acpi_pci.c: its devices */
 int mptable_put(struct loader *l, struct err *e);
 void stub_put(struct loader *l);                             /* IVT, BDA, BIOS calls */

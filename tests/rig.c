@@ -24,6 +24,11 @@ const struct device_kind device_kinds[] = {
 	{ &debug_exit_ops, { { DEBUG_EXIT_PORT, DEBUG_EXIT_PORTS }, { DEBUG_EXIT_PORT2, 1 } } },
 	{ &boot_timer_ops, { { BOOT_TIMER_BASE, BOOT_TIMER_BYTES } } },
 	{ &virtio_rng_mmio_ops, { { RIG_VIRTIO_BASE, VMMIO_LEN } } },
+	{ &virtio_rng_pci_ops,
+	  { { RIG_VIRTIO_BASE, VPCI_REGS_BYTES },
+	    { RIG_VIRTIO_BASE + VPCI_REGS_BYTES, VPCI_MSIX_BYTES } } },
+	{ &pci_host_ops,
+	  { { PCI_ADDRESS_PORT, 4 }, { PCI_DATA_PORT, 4 }, { PCI_ECAM_BASE, PCI_ECAM_BYTES } } },
 };
 const size_t nr_device_kinds = ARRAY_LEN(device_kinds);
 
@@ -98,6 +103,15 @@ static void rig_map(struct rig *r)
 		EQ(bus_map(&r->bus, r->kind->region[i].base, r->kind->region[i].len, r->dev, i), 0);
 }
 
+/* The one chip that does not take NULL. */
+static const u32 rig_pci_isa[] = { GSI_MAX, GSI_MAX, GSI_MAX, GSI_MAX };
+static struct pci_setup rig_pci = { .mem32 = { 0xd0000000, 0x10000000 }, .isa_irq = rig_pci_isa };
+
+struct rig *rig_new(const struct device_ops *ops)
+{
+	return rig_new_with(ops, ops == &pci_host_ops ? &rig_pci : NULL);
+}
+
 struct rig *rig_new_with(const struct device_ops *ops, void *arg)
 {
 	struct rig *r = calloc(1, sizeof *r);
@@ -122,11 +136,6 @@ struct rig *rig_new_with(const struct device_ops *ops, void *arg)
 		test_fail(__FILE__, __LINE__, "%s", e.text);
 	rig_map(r);
 	return r;
-}
-
-struct rig *rig_new(const struct device_ops *ops)
-{
-	return rig_new_with(ops, NULL);
 }
 
 void rig_free(struct rig *r)

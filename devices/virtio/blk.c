@@ -434,3 +434,16 @@ const struct device_ops virtio_blk_mmio_ops = {
 	.init = blk_mmio_init,
 	VMMIO_DEVICE_OPS,
 };
+
+static int blk_pci_init(struct device *dev, struct err *e)
+{
+	return vpci_init(dev, &blk_ops, e);
+}
+
+const struct device_ops virtio_blk_pci_ops = {
+	.name = "virtio-blk",
+	.version = 1,
+	.bytes = sizeof(struct blk),
+	.init = blk_pci_init,
+	VPCI_DEVICE_OPS,
+};

@@ -43,10 +43,11 @@ enum {
 #define VMMIO_MAGIC 0x74726976 /* "virt" */
 #define VMMIO_VENDOR 0x004d564d /* "MVM" */
 
-static void vmmio_interrupt(struct vdev *v)
+static void vmmio_interrupt(struct vdev *v, u32 isr, const struct vq *q)
 {
 	static const u64 one = 1;
 
+	v->s.isr |= isr;
 	if (v->irq_fd < 0)
 		irq_set(v->dev.irq[0], v->s.isr != 0);
 	else if (v->s.isr) /* a full counter is an interrupt that is pending already */
@@ -124,7 +125,7 @@ static void vmmio_reg_write(struct vdev *v, u64 off, u32 val)
 	case REG_INTERRUPT_ACK:
 		v->s.isr &= ~val;
 		if (!v->s.isr)
-			v->interrupt(v);
+			v->interrupt(v, 0, NULL);
 		break;
 	case REG_STATUS: vdev_set_status(v, val); break;
 	default: vmmio_queue_write(v, off, val);

@@ -70,3 +70,16 @@ const struct device_ops virtio_rng_mmio_ops = {
 	.init = rng_mmio_init,
 	VMMIO_DEVICE_OPS,
 };
+
+static int rng_pci_init(struct device *dev, struct err *e)
+{
+	return vpci_init(dev, &rng_ops, e);
+}
+
+const struct device_ops virtio_rng_pci_ops = {
+	.name = "virtio-rng",
+	.version = 1,
+	.bytes = sizeof(struct vdev),
+	.init = rng_pci_init,
+	VPCI_DEVICE_OPS,
+};

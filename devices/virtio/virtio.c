@@ -1,8 +1,8 @@
 /* virtio.c - what every virtio device does whatever its kind and transport: status, feature
  * negotiation, queue set-up, reset, notification, interrupts, save and load.
  *
- * Owns struct vdev_state.  Does not own registers (mmio.c) or requests (the kinds).  Runs with
- * machine.lock held.  Source: virtio 1.2 §2.1 to §2.6, §3.1.
+ * Owns struct vdev_state.  Does not own registers (mmio.c, pci.c) or requests (the kinds).  Runs
+ * with machine.lock held.  Source: virtio 1.2 §2.1 to §2.6, §3.1.
  *
  * A driver that breaks a rule gets what the text allows: a step out of order is not taken, a queue
  * that cannot be used is not made ready, and a broken ring stops the device until reset. */
@@ -28,8 +28,8 @@ static void vdev_again(void *arg)
 		vdev_notify(v, i);
 }
 
-int vdev_init(struct vdev *v, const struct vdev_ops *ops, void (*interrupt)(struct vdev *),
-	      struct err *e)
+int vdev_init(struct vdev *v, const struct vdev_ops *ops,
+	      void (*interrupt)(struct vdev *, u32, const struct vq *), struct err *e)
 {
 	int rc;
 
@@ -77,13 +77,14 @@ void vdev_reset(struct device *dev)
 		v->ops->drop(v, NULL);
 	timer_cancel(&v->again);
 	memset(&v->s, 0, sizeof v->s);
+	memset(v->s.vector, 0xff, sizeof v->s.vector); /* VIRTIO_NO_VECTOR */
 	for (u32 i = 0; i < v->ops->queues; i++) {
 		vq_stop(&v->vq[i]);
 		v->s.q[i].size = v->ops->queue_max;
 	}
 	if (v->ops->config_reset)
 		v->ops->config_reset(v);
-	v->interrupt(v);
+	v->interrupt(v, 0, NULL);
 }
 
 void vdev_quiesce(struct device *dev)
@@ -99,6 +100,13 @@ void vdev_quiesce(struct device *dev)
 u32 vdev_features(const struct vdev *v)
 {
 	return v->s.features_sel > 1 ? 0 : (u32)(v->features >> (v->s.features_sel * 32));
+}
+
+u32 vdev_driver_features(const struct vdev *v)
+{
+	u32 sel = v->s.driver_features_sel;
+
+	return sel > 1 ? 0 : (u32)(v->s.driver_features >> (sel * 32));
 }
 
 void vdev_set_driver_features(struct vdev *v, u32 val)
@@ -155,7 +163,7 @@ void vdev_broken(struct vdev *v, const char *why)
 	log_guest(v->dev.id, "%s: the device stops until it is reset", why);
 	v->s.status |= VSTATUS_NEEDS_RESET;
 	if (v->s.status & VSTATUS_DRIVER_OK) /* §2.1.2 */
-		vdev_raise(v, VISR_CONFIG);
+		v->interrupt(v, VISR_CONFIG, NULL);
 }
 
 /* --- queues ----------------------------------------------------------------------------------- */
@@ -266,16 +274,10 @@ int vdev_irq_eventfd(struct device *dev)
 	return v->irq_fd < 0 ? -errno : v->irq_fd;
 }
 
-void vdev_raise(struct vdev *v, u32 isr)
-{
-	v->s.isr |= isr;
-	v->interrupt(v);
-}
-
 void vq_signal(struct vdev *v, struct vq *q)
 {
 	if (vq_active(q) && vq_wants_signal(q))
-		vdev_raise(v, VISR_QUEUE);
+		v->interrupt(v, VISR_QUEUE, q);
 }
 
 /* --- configuration space: §2.5 ---------------------------------------------------------------- */
@@ -302,7 +304,7 @@ void vdev_config_changed(struct vdev *v)
 {
 	v->s.config_gen++;
 	if (vdev_running(v))
-		vdev_raise(v, VISR_CONFIG);
+		v->interrupt(v, VISR_CONFIG, NULL);
 }
 
 /* --- save and load ---------------------------------------------------------------------------- */
@@ -338,7 +340,7 @@ static void vdev_loaded(struct vdev *v, struct state *st)
 		st_check(st, ok, "ready");
 	}
 	timer_arm(&v->again, loop_now_ns(v->dev.loop));
-	v->interrupt(v);
+	v->interrupt(v, 0, NULL);
 }
 
 void vdev_state(struct device *dev, struct state *st)

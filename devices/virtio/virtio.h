@@ -1,14 +1,16 @@
 /* virtio.h - what the virtio devices, the ring and the transports share (virtio 1.2 §2, §3).
  *
  * A virtio device is a struct device whose first member is a struct vdev.  Its kind (rng.c, blk.c)
- * supplies a vdev_ops and sees queues, chains and its configuration bytes; a transport (mmio.c)
- * supplies the registers and the interrupt; virtio.c holds what both need: status, features, reset.
+ * supplies a vdev_ops and sees queues, chains and its configuration bytes; a transport (mmio.c,
+ * pci.c) supplies the registers and the interrupt; virtio.c holds what both need: status, features,
+ * reset.
  * All of it runs with machine.lock held, on a vCPU thread (register access) or the loop thread. */
 #pragma once
 
 #include <sys/uio.h>
 
 #include "../device.h"
+#include "../pci.h"
 
 enum {
 	VQ_MAX = 256,        /* largest queue offered */
@@ -31,6 +33,9 @@ enum vdev_status { /* §2.1 */
 #define VIRTIO_F_VERSION_1 BIT(32)
 
 enum { VISR_QUEUE = 1, VISR_CONFIG = 2 }; /* §4.1.4.5, §4.2.2 InterruptStatus */
+
+/* MSI-X vectors, §4.1.5.1.2: of the configuration, then of each queue. */
+enum { VIRTIO_NO_VECTOR = 0xffff, VDEV_VECTORS = 1 + VDEV_QUEUES_MAX };
 
 struct vdev;
 
@@ -133,7 +138,9 @@ struct vdev {
 	/* const after init */
 	const struct vdev_ops *ops;
 	u64 features; /* offered, with the ring's and VERSION_1 */
-	void (*interrupt)(struct vdev *v); /* transport: s.isr gained a bit, or lost all */
+	/* Transport: tell the driver of isr, that is of used buffers in q or of the configuration
+	 * (q NULL); or, with isr 0, that there is nothing more to tell. */
+	void (*interrupt)(struct vdev *v, u32 isr, const struct vq *q);
 	int irq_fd;   /* written on a rising interrupt instead of the line, or -1 */
 	/* guard: machine.lock */
 	struct vq vq[VDEV_QUEUES_MAX];
@@ -146,8 +153,15 @@ struct vdev {
 		u32 isr;
 		struct vq_state q[VDEV_QUEUES_MAX];
 		u8 config[VDEV_CONFIG_MAX];
+		u16 vector[VDEV_VECTORS + 1]; /* PCI only; the last is spare */
 	} s;
+	/* PCI only */
+	struct pci_func_state pci_state; /* follows s: both are the device's state */
+	struct pci_func pci;
 };
+_Static_assert(offsetof(struct vdev, pci_state) ==
+		       offsetof(struct vdev, s) + sizeof(struct vdev_state),
+	       "VPCI_DEVICE_OPS describes both as one");
 
 static inline struct vdev *to_vdev(struct device *dev)
 {
@@ -155,14 +169,15 @@ static inline struct vdev *to_vdev(struct device *dev)
 }
 
 /* --- virtio.c: for transports ----------------------------------------------------------------- */
-int vdev_init(struct vdev *v, const struct vdev_ops *ops, void (*interrupt)(struct vdev *),
-	      struct err *e);
+int vdev_init(struct vdev *v, const struct vdev_ops *ops,
+	      void (*interrupt)(struct vdev *, u32, const struct vq *), struct err *e);
 void vdev_free(struct device *dev);
 void vdev_reset(struct device *dev);   /* also what the driver does by writing status 0 */
 void vdev_state(struct device *dev, struct state *st);
 void vdev_quiesce(struct device *dev);
 
 u32 vdev_features(const struct vdev *v); /* the 32 bits that features_sel selects */
+u32 vdev_driver_features(const struct vdev *v); /* ... that driver_features_sel selects */
 void vdev_set_driver_features(struct vdev *v, u32 val);
 void vdev_set_status(struct vdev *v, u32 val);
 struct vq_state *vdev_queue(struct vdev *v);        /* the selected queue, or NULL */
@@ -175,7 +190,6 @@ void vdev_config_write(struct vdev *v, u64 off, unsigned size, u64 val);
 /* --- virtio.c: for the kinds ------------------------------------------------------------------ */
 /* The driver broke a rule: the device stops until it is reset (§2.1.2). */
 void vdev_broken(struct vdev *v, const char *why);
-void vdev_raise(struct vdev *v, u32 isr);
 /* The device changed v->s.config: tell the driver (§2.5). */
 void vdev_config_changed(struct vdev *v);
 
@@ -213,8 +227,26 @@ void vmmio_write(struct device *dev, unsigned region, u64 off, unsigned size, u6
 	.reset = vdev_reset, .state = vdev_state, .quiesce = vdev_quiesce,                         \
 	.state_off = offsetof(struct vdev, s), .state_len = sizeof(struct vdev_state)
 
+/* --- pci.c: the PCI transport (§4.1), without the legacy interface ---------------------------- */
+enum { VPCI_REGS, VPCI_MSIX }; /* regions; both are BARs of v->pci, which the board attaches */
+enum { VPCI_REGS_BYTES = 0x4000, VPCI_MSIX_BYTES = 0x1000 };
+enum { VPCI_NOTIFY = 0x3000, VPCI_NOTIFY_MULTIPLIER = 4 }; /* queue i's doorbell in VPCI_REGS */
+int vpci_init(struct device *dev, const struct vdev_ops *ops, struct err *e);
+u64 vpci_read(struct device *dev, unsigned region, u64 off, unsigned size);
+void vpci_write(struct device *dev, unsigned region, u64 off, unsigned size, u64 val);
+void vpci_reset(struct device *dev);
+void vpci_state(struct device *dev, struct state *st);
+
+/* The part of a device_ops that is the same for every kind behind virtio-pci. */
+#define VPCI_DEVICE_OPS                                                                            \
+	.access_max = 4, .free = vdev_free, .read = vpci_read, .write = vpci_write,                \
+	.reset = vpci_reset, .state = vpci_state, .quiesce = vdev_quiesce,                         \
+	.state_off = offsetof(struct vdev, s),                                                     \
+	.state_len = sizeof(struct vdev_state) + sizeof(struct pci_func_state)
+
 /* --- the kinds -------------------------------------------------------------------------------- */
 extern const struct device_ops virtio_rng_mmio_ops; /* needs mem, loop, irq[0] */
+extern const struct device_ops virtio_rng_pci_ops;  /* needs mem, loop, irq[0].chip */
 
 struct image;
 struct blk_setup {
@@ -222,3 +254,4 @@ struct blk_setup {
 	char serial[21];     /* what GET_ID answers */
 };
 extern const struct device_ops virtio_blk_mmio_ops; /* needs mem, loop, irq[0]; arg: blk_setup */
+extern const struct device_ops virtio_blk_pci_ops;  /* needs mem, loop, irq[0].chip; the same arg */

@@ -201,3 +201,54 @@ def kernel_unpacks_itself(env):
         initrd_shell(vm, 240)
         vm.send("poweroff -f\n")
         vm.expect_exit(0, 30)
+
+
+@test(weight=60)
+def root_on_virtio_pci(env):
+    """The same Debian kernel with its disks on PCI: MSI-X counts, configuration space is sane, BARs move."""
+    with Scratch() as s:
+        disk, second = s.copy(env.guest("small.img")), s.sparse("b.img", 8 << 20)
+        with Vm(env, *env.linux(), "--disk", disk, "--disk", second, "--transport", "pci") as vm:
+            login(vm)
+            check_dmesg(vm)
+            _, out = vm.command("mount; echo data >/x; sync; dd if=/dev/hwrng bs=16 count=4 2>/dev/null | wc -c")
+            check("/dev/vda on / type ext4 (rw" in out and "64" in out.split(), f"disk or entropy: {out}")
+            _, out = vm.command("grep -E 'PCI-MSI.*virtio0-req' /proc/interrupts")
+            check(re.search(r": +[1-9]\d* ", out), f"no MSI-X interrupt was counted: {out}")
+            _, out = vm.command("cd /sys/bus/pci/devices; cat */vendor */class | tr '\\n' ' '; ls 0000:00:01.0/msi_irqs")
+            check(out.split()[:4] == ["0x1b36"] + ["0x1af4"] * 3, f"who is on the bus: {out}")
+            check("0x060000 0x018000 0x018000 0x00ff00" in out, f"classes: {out}")
+            _, out = vm.command("dmesg | grep -c 'MMCONFIG at .* reserved'")
+            check(out.split()[-1] == "1", f"the ECAM space is not used: {out}")
+            # Unplug the second disk and find it again: Linux sizes and places its BARs anew.
+            status, out = vm.command("echo 1 >0000:00:02.0/remove; test ! -b /dev/vdb && echo 1 >../rescan; sleep 1; "
+                                     "dd if=/dev/zero of=/dev/vdb bs=1M count=8 conv=fsync 2>&1", 60)
+            check(status == 0, f"the second disk did not come back: {out}")
+            vm.send("poweroff\n")
+            vm.expect_exit(0, 60)
+        fsck(disk)
+        check(os.stat(second).st_blocks >= 8 << 11, "the second disk was not written")
+
+
+@test(weight=60)
+def virtio_pci_with_inta(env):
+    """Without MSI: by the IOAPIC as ACPI says, and by the 8259 on a kernel without ACPI."""
+    for words, chip in (("pci=nomsi", "IO-APIC"), ("pci=nomsi acpi=off", "XT-PIC")):
+        with Scratch() as s:
+            disk = s.copy(env.guest("small.img"))
+            with Vm(env, *env.linux(), "--disk", disk, "--transport", "pci", "--cmdline", words) as vm:
+                login(vm)
+                _, out = vm.command("grep virtio0 /proc/interrupts")
+                check(chip in out and re.search(r": +[1-9]\d* ", out), f"{words}: {out}")
+                check_dmesg(vm)
+
+
+@test(weight=40)
+def virtio_pci_survives_a_restart(env):
+    with Vm(env, *env.linux(), "--transport", "pci", "--on-reboot", "restart") as vm:
+        for end in ("reboot -f", "poweroff -f"):
+            initrd_shell(vm)
+            status, _ = vm.command("dd if=/dev/hwrng bs=16 count=4 2>/dev/null | md5sum")
+            check(status == 0, "no entropy device")
+            vm.send(end + "\n")
+        vm.expect_exit(0, 30)

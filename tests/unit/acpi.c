@@ -131,6 +131,43 @@ static void disassemble(struct kit *k, const u8 *t, const char *name)
 	EQ(WEXITSTATUS(rc), 0);
 }
 
+static struct kit *pci_kit(void)
+{
+	struct kit *k = kit_new(64);
+	size_t len = kit_bzimage(image, 4096);
+
+	k->c.nr_vcpus = 2;
+	k->c.pci = (struct boot_pci){ .present = true, .slots = 1 << 1 | 1 << 2 | 1u << 31,
+				      .gsi = 16,
+				      .ecam = 0xc8000000, .ecam_len = MIB,
+				      .mem32 = { 0xd0000000, 0x2ec00000 },
+				      .mem64 = { 0x100000000, 0x100000000 } };
+	EQ(kit_boot(k, image, len), 0);
+	return k;
+}
+
+TEST(acpi_mcfg_gives_the_ecam_space_of_bus_0)
+{
+	struct kit *k = pci_kit();
+	const u8 *m = table(k, "MCFG");
+
+	EQ(ld32(m + 4), 60);
+	EQ(ld64(m + 44), 0xc8000000);
+	EQ(ld32(m + 52), 0); /* segment 0, buses 0 to 0 */
+	kit_free(k);
+}
+
+TEST(acpi_tables_with_pci_pass_through_iasl)
+{
+	if (system("command -v iasl >/dev/null 2>&1"))
+		SKIP("iasl is not installed (apt-get install acpica-tools)");
+	struct kit *k = pci_kit();
+
+	disassemble(k, kit_at(k, ld64(table(k, "FACP") + 140)), "dsdt");
+	disassemble(k, table(k, "MCFG"), "mcfg");
+	kit_free(k);
+}
+
 TEST(acpi_tables_pass_through_iasl)
 {
 	if (system("command -v iasl >/dev/null 2>&1"))

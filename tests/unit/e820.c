@@ -43,3 +43,28 @@ TEST(e820_rom_is_not_listed_as_ram)
 	EQ(ram_in(&map), 64 * MIB - (LOW_END - LOW_RAM_END));
 	memory_free(&m);
 }
+
+TEST(e820_reserved_range_keeps_the_map_sorted)
+{
+	static const u64 mib[] = { 64, 4096 };
+
+	for (size_t i = 0; i < ARRAY_LEN(mib); i++) {
+		struct memory m;
+		struct err e;
+		struct e820 map;
+		u32 n, seen = 0;
+
+		OK(memory_init(&m, mib[i] * MIB, &e) == 0);
+		e820_build(&map, &m);
+		n = map.n;
+		e820_reserve(&map, 0xc8000000, MIB);
+		EQ(map.n, n + 1);
+		for (u32 j = 1; j < map.n; j++)
+			OK(map.entry[j - 1].addr + map.entry[j - 1].len <= map.entry[j].addr);
+		for (u32 j = 0; j < map.n; j++)
+			seen += map.entry[j].addr == 0xc8000000 && map.entry[j].len == MIB &&
+				map.entry[j].type == E820_RESERVED;
+		EQ(seen, 1);
+		memory_free(&m);
+	}
+}

@@ -60,3 +60,33 @@ TEST(mptable_ends_where_ids_of_8_bits_end)
 	EQ(ld16(t + 34), 254 + 1 + 1 + 23 + 2);
 	kit_free(k);
 }
+
+TEST(mptable_routes_inta_of_pci_slots)
+{
+	static const u8 size[] = { 20, 8, 8, 8, 8 };
+	struct kit *k = kit_new(64);
+	size_t len = kit_bzimage(image, 4096);
+	u32 routes = 0, isa = 0;
+
+	k->c.nr_vcpus = 1;
+	k->c.pci = (struct boot_pci){ .present = true, .slots = 1 << 1 | 1 << 6, .gsi = 16 };
+	EQ(kit_boot(k, image, len), 0);
+	const u8 *t = kit_at(k, LOW_MP + 16);
+
+	EQ(sum(t, ld16(t + 4)), 0);
+	for (u32 at = 44; at < ld16(t + 4); at += size[t[at]]) {
+		if (t[at] == 1) /* a PCI bus's ID is its number */
+			OK(!memcmp(t + at + 2, t[at + 1] ? "ISA   " : "PCI   ", 6));
+		if (t[at] != 3)
+			continue;
+		isa += t[at + 4] == 1;
+		if (t[at + 4] == 0) {
+			OK(t[at + 5] == 1 << 2 || t[at + 5] == 6 << 2);
+			EQ(t[at + 7], 16 + (t[at + 5] >> 2) % 4);
+			routes++;
+		}
+	}
+	EQ(routes, 2);
+	EQ(isa, 15);
+	kit_free(k);
+}

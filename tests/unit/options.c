@@ -42,6 +42,13 @@ TEST(options_take_values_in_every_form)
 	EQ(strcmp(cfg.cmdline, "c"), 0);
 	EQ(cfg.mem_bytes, 64 * MIB);
 	EQ(cfg.vcpus, 2);
+	EQ(PARSE("-k", "k"), 0);
+	EQ(cfg.transport, TRANSPORT_AUTO);
+	EQ(PARSE("-k", "k", "--transport=pci"), 0);
+	EQ(cfg.transport, TRANSPORT_PCI);
+	EQ(PARSE("-k", "k", "--transport", "mmio"), 0);
+	EQ(cfg.transport, TRANSPORT_MMIO);
+	refused(PARSE("-k", "k", "--transport", "isa"), "--transport: ");
 }
 
 TEST(options_sizes_have_units_and_limits)

@@ -1,0 +1,257 @@
+/* pci_host.c - the host bridge: bus 0 with up to 32 single-function devices, found through ports
+ * CF8h and CFCh or the memory-mapped ECAM space; its windows; INTA of all slots on four lines.
+ *
+ * Owns CONFIG_ADDRESS and its own header (slot 0).  Where BARs are mapped follows from the
+ * functions' states alone: after any change all are placed anew, lowest slot first.
+ * Sources: PCI Local Bus Specification 3.0 §3.2.2.3.2 (mechanism #1), PCI Express Base 3.0 §7.2.2.
+ */
+#include "pci.h"
+
+/* CONFIG_ADDRESS */
+#define ADDRESS_ENABLE BIT(31)
+enum {
+	ADDRESS_BUS_SHIFT = 16,
+	ADDRESS_SLOT_SHIFT = 11,
+	ADDRESS_FUNC_SHIFT = 8,
+	ADDRESS_WRITABLE = 0x00fffffc
+};
+enum { ECAM_SLOT_SHIFT = 15, ECAM_FUNC_SHIFT = 12, ECAM_REG_MASK = 0xfff };
+
+/* "Generic PCIe host bridge" of Red Hat's ID space: no operating system has quirks for it. */
+static const struct pci_id host_id = { .vendor = 0x1b36, .device = 0x0008, .class = 0x060000 };
+
+struct pci_host {
+	struct device dev;
+	/* const after set-up */
+	struct bus *mmio;
+	struct pci_window window[2];
+	struct irq_line isa[PCI_LINES];
+	struct pci_func *func[PCI_SLOTS]; /* borrowed, but for slot 0 */
+	struct pci_func own;
+	/* guard: machine.lock */
+	u32 lines; /* levels of PIRQ A to D; follows from the functions' states */
+	struct pci_host_state {
+		u64 address;
+		struct pci_func_state config;
+	} s;
+};
+
+static struct pci_host *host_of(struct device *dev)
+{
+	return container_of(dev, struct pci_host, dev);
+}
+
+/* --- where BARs lie -----------------------------------------------------------------------------
+ */
+static bool host_forwards(const struct pci_host *h, u64 base, u64 len)
+{
+	for (u32 i = 0; i < ARRAY_LEN(h->window); i++) {
+		const struct pci_window *w = &h->window[i];
+
+		if (base >= w->base && len <= w->len && base - w->base <= w->len - len)
+			return true;
+	}
+	return false;
+}
+
+static void func_unmap(struct pci_host *h, struct pci_func *f)
+{
+	for (u32 i = 0; i < PCI_BARS; i++) {
+		if (f->mapped[i] != PCI_UNMAPPED)
+			bus_unmap(h->mmio, f->mapped[i]);
+		f->mapped[i] = PCI_UNMAPPED;
+	}
+}
+
+/* What lies outside the windows, or where something else is, stays unmapped. */
+static void func_map(struct pci_host *h, struct pci_func *f)
+{
+	for (u32 i = 0; i < PCI_BARS; i++) {
+		const struct pci_bar *bar = &f->bar[i];
+		u64 base = pci_bar_base(f, i);
+
+		if (base == PCI_UNMAPPED || !host_forwards(h, base, bar->len))
+			continue;
+		if (bus_map(h->mmio, base, bar->len, f->dev, bar->region) == 0)
+			f->mapped[i] = base;
+	}
+}
+
+void pci_host_remap(struct pci_host *h)
+{
+	for (u32 i = 0; h && i < PCI_SLOTS; i++)
+		if (h->func[i])
+			func_unmap(h, h->func[i]);
+	for (u32 i = 0; h && i < PCI_SLOTS; i++)
+		if (h->func[i])
+			func_map(h, h->func[i]);
+}
+
+/* --- INTA ---------------------------------------------------------------------------------------
+ */
+void pci_host_update_line(struct pci_host *h, u32 slot)
+{
+	u32 line = slot % PCI_LINES;
+	bool level = false;
+
+	if (!h)
+		return;
+	for (u32 i = line; i < PCI_SLOTS; i += PCI_LINES)
+		level |= h->func[i] && pci_intx_level(h->func[i]);
+	if (level == (h->lines >> line & 1))
+		return;
+	h->lines ^= (u32)BIT(line);
+	irq_set(h->dev.irq[line], level);
+	irq_set(h->isa[line], level);
+}
+
+/* --- configuration accesses ---------------------------------------------------------------------
+ */
+static struct pci_func *host_find(struct pci_host *h, u32 slot, u32 function)
+{
+	return function ? NULL : h->func[slot];
+}
+
+/* The function that CONFIG_ADDRESS selects, or NULL. */
+static struct pci_func *host_selected(struct pci_host *h)
+{
+	u64 a = h->s.address;
+
+	if (!(a & ADDRESS_ENABLE) || a >> ADDRESS_BUS_SHIFT & 0xff)
+		return NULL;
+	return host_find(h, a >> ADDRESS_SLOT_SHIFT & 31, a >> ADDRESS_FUNC_SHIFT & 7);
+}
+
+static struct pci_func *host_ecam(struct pci_host *h, u64 off)
+{
+	return host_find(h, (u32)(off >> ECAM_SLOT_SHIFT) & 31, off >> ECAM_FUNC_SHIFT & 7);
+}
+
+static u64 host_read(struct device *dev, unsigned region, u64 off, unsigned size)
+{
+	struct pci_host *h = host_of(dev);
+	struct pci_func *f;
+
+	switch (region) {
+	case PCI_HOST_ADDRESS: return size == 4 ? h->s.address : UINT64_MAX;
+	case PCI_HOST_DATA:
+		f = host_selected(h);
+		off |= h->s.address & 0xfc;
+		break;
+	default: f = host_ecam(h, off); off &= ECAM_REG_MASK;
+	}
+	return f ? pci_config_read(f, (u32)off, size) : UINT64_MAX;
+}
+
+static void host_write(struct device *dev, unsigned region, u64 off, unsigned size, u64 val)
+{
+	struct pci_host *h = host_of(dev);
+	struct pci_func *f;
+
+	switch (region) {
+	case PCI_HOST_ADDRESS:
+		if (size == 4)
+			h->s.address = val & (ADDRESS_WRITABLE | ADDRESS_ENABLE);
+		return;
+	case PCI_HOST_DATA:
+		f = host_selected(h);
+		off |= h->s.address & 0xfc;
+		break;
+	default: f = host_ecam(h, off); off &= ECAM_REG_MASK;
+	}
+	if (f)
+		pci_config_write(f, (u32)off, size, (u32)val);
+}
+
+/* --- set-up -------------------------------------------------------------------------------------
+ */
+void pci_attach(struct device *host, struct pci_func *f, u32 slot)
+{
+	struct pci_host *h = host_of(host);
+
+	ASSERT(slot < PCI_SLOTS && !h->func[slot]);
+	h->func[slot] = f;
+	f->slot = slot;
+	f->host = h;
+}
+
+/* BARs in a row from the start of the 32-bit window, each on a multiple of its size. */
+static u64 assign_bars(struct pci_host *h, struct pci_func *f, u64 next)
+{
+	const struct pci_window *w = &h->window[0];
+
+	for (u32 i = 0; i < PCI_BARS; i++) {
+		u64 base = ALIGN_UP(next, MAX(f->bar[i].len, 1));
+
+		if (!f->bar[i].len)
+			continue;
+		if (base + f->bar[i].len > w->base + w->len)
+			break; /* the guest's to place */
+		pci_config_write(f, PCI_BAR0 + i * 4, 4, (u32)base);
+		next = base + f->bar[i].len;
+	}
+	return next;
+}
+
+void pci_assign(struct device *host)
+{
+	struct pci_host *h = host_of(host);
+	u64 next = h->window[0].base;
+
+	for (u32 slot = 1; slot < PCI_SLOTS; slot++) {
+		struct pci_func *f = h->func[slot];
+
+		if (!f)
+			continue;
+		next = assign_bars(h, f, next);
+		pci_config_write(f, PCI_INTERRUPT_LINE, 1, h->isa[slot % PCI_LINES].gsi);
+		pci_config_write(f, PCI_COMMAND, 2, PCI_COMMAND_IO | PCI_COMMAND_MEMORY);
+	}
+}
+
+static void host_reset(struct device *dev)
+{
+	struct pci_host *h = host_of(dev);
+
+	h->s.address = 0;
+	pci_func_reset(&h->own);
+}
+
+static int host_init(struct device *dev, struct err *e)
+{
+	struct pci_host *h = host_of(dev);
+	const struct pci_setup *setup = dev->arg;
+
+	h->mmio = setup->mmio;
+	h->window[0] = setup->mem32;
+	h->window[1] = setup->mem64;
+	for (u32 i = 0; i < PCI_LINES; i++)
+		h->isa[i] = (struct irq_line){ dev->irq[i].chip, setup->isa_irq[i] };
+	pci_func_init(&h->own, dev, &h->s.config, &host_id, false);
+	pci_attach(dev, &h->own, 0);
+	host_reset(dev);
+	return 0;
+}
+
+static void host_state(struct device *dev, struct state *st)
+{
+	struct pci_host *h = host_of(dev);
+
+	st_u64(st, "address", &h->s.address);
+	st_check(st, !(h->s.address & ~(ADDRESS_WRITABLE | ADDRESS_ENABLE)), "address");
+	pci_func_state(&h->own, st);
+}
+
+const struct device_ops pci_host_ops = {
+	.name = "pci-host",
+	.version = 1,
+	.bytes = sizeof(struct pci_host),
+	.access_max = 4,
+	.init = host_init,
+	.read = host_read,
+	.write = host_write,
+	.reset = host_reset,
+	.state = host_state,
+	.state_off = offsetof(struct pci_host, s),
+	.state_len = sizeof(struct pci_host_state),
+};
