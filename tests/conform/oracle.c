@@ -239,7 +239,7 @@ static void run_case(const struct test_case *t, const struct options *o)
 		__atomic_fetch_add(&tally->undefined[row], 1, __ATOMIC_RELAXED);
 	if (!what)
 		return;
-	if (__atomic_fetch_add(&tally->failed[row], 1, __ATOMIC_RELAXED) < 2 &&
+	if (__atomic_fetch_add(&tally->failed[row], 1, __ATOMIC_RELAXED) < (o->row ? o->reports : 2) &&
 	    __atomic_fetch_add(&tally->differences, 1, __ATOMIC_RELAXED) < o->reports)
 		report(t, what, &host, &guest);
 	memcpy(guest_data, native_data, DATA_END - DATA);

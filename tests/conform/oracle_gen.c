@@ -103,6 +103,7 @@ static const insn_fn sel_handlers[] = { exec_MOV_TO_SREG, exec_POP_SREG, exec_LA
 static const insn_fn seg_handlers[] = { exec_MOV_TO_SREG, exec_POP_SREG, exec_LFS, exec_LGS, exec_LSS, exec_LDS,
 	exec_LES, exec_MOV_FROM_SREG, exec_PUSH_SREG, exec_CALL_FAR, exec_JMP_FAR, exec_RET_FAR, exec_IRET,
 	NULL };
+static const insn_fn base_handlers[] = { exec_RDFSBASE, exec_RDGSBASE, exec_WRFSBASE, exec_WRGSBASE, NULL };
 static const insn_fn far_mem_handlers[] = { exec_LFS, exec_LGS, exec_LSS, exec_LDS, exec_LES, exec_CALL_FAR,
 	exec_JMP_FAR, NULL };
 
@@ -407,7 +408,7 @@ bool gen_case(struct test_case *t, const struct op *row, enum cpu_mode mode)
 		r->gpr[i] = gen_value();
 	r->flags = random_flags();
 	r->rip = random_rip(t);
-	t->own_fs = (mode == MODE_64 && t->in.seg == SEG_FS) || (row->feature == FEAT_FSGSBASE);
+	t->own_fs = (mode == MODE_64 && t->in.seg == SEG_FS) || runs_any(row, base_handlers);
 	r->fs_base = t->own_fs ? gen_random() & 0x7fff000 : 0;
 	r->gs_base = mode == MODE_64 ? GS_BASE : 0;
 	r->gpr[RSP] = gen_target_mostly_plain(8);
@@ -466,7 +467,7 @@ const char *gen_skip_reason(const struct op *row, enum cpu_mode mode)
 	if (mode != MODE_64 && !native_side_has_32bit())
 		return "the host has no 32-bit code segment for us";
 	if (!native_side_has_fsgsbase() &&
-	    runs_any(row, (const insn_fn[]){ exec_RDFSBASE, exec_RDGSBASE, exec_WRFSBASE, exec_WRGSBASE, NULL }))
+	    runs_any(row, base_handlers))
 		return "the host kernel forbids it";
 	return NULL;
 }

@@ -40,7 +40,7 @@ _Static_assert(offsetof(struct regs, flags) == 128 && offsetof(struct regs, rip)
 struct low_state {
 	u32 gpr[8], flags, rip;
 };
-enum { LOW_STATE = LOW + 4096, LOW_EXIT = LOW + 256 };
+enum { LOW_STATE = LOW + 4096, LOW_EXIT = LOW + 258 };
 
 void oracle_enter(void);
 void oracle_enter32(void);
@@ -91,14 +91,14 @@ __asm__(".text\n"
 	"	mov " C(1024) ", %rsp; pushfq; popq " C(128) "; pushq $2; popfq\n"
 	"	mov %es, " C(160) "; mov %cs, " C(162) "; mov %ss, " C(164) "; mov %ds, " C(166) "\n"
 	"	mov %fs, " C(168) "; mov %gs, " C(170) "\n"
+	"	cmpl $0, " C(1056) "; je oracle_exit_fault\n"
+	"	rdfsbase %rax; mov %rax, " C(144) "; rdgsbase %rax; mov %rax, " C(152) "\n"
 	"oracle_exit_fault:\n"
 	"	cmpl $0, " C(1044) "; je 1f\n"
 	"	mov $0x2b, %eax; mov %eax, %es; mov %eax, %ds\n"
 	"	xor %eax, %eax; mov %eax, %fs; mov %eax, %gs\n"
 	"1:	cmpl $0, " C(1052) "; je 1f\n"
-	"	cmpl $0, " C(1056) "; je 2f\n"
-	"	rdfsbase %rax; mov %rax, " C(144) "; rdgsbase %rax; mov %rax, " C(152) "\n"
-	"2:	mov " C(1032) ", %rsi; mov $0x1002, %edi; mov $158, %eax; syscall\n"
+	"	mov " C(1032) ", %rsi; mov $0x1002, %edi; mov $158, %eax; syscall\n"
 	"	mov " C(1064) ", %rsi; mov $0x1001, %edi; mov $158, %eax; syscall\n" /* ARCH_SET_GS */
 	"1:	cmpl $0, " C(1040) "; je 1f\n"
 	"	mov $7, %eax; xor %edx, %edx; xsave64 " C(192) "; xrstor64 " C(1088) "\n"
@@ -108,7 +108,8 @@ __asm__(".text\n"
 	"	cmpl $0, " C(1052) "; je oracle_handler\n"
 	"	mov %es, " C(160) "; mov %ds, " C(166) "; mov %fs, " C(168) "; mov %gs, " C(170) "\n"
 	"	push %rdi; push %rsi; push %rdx\n"
-	"	cmpl $0, " C(1056) "; je 1f; rdfsbase %rax; mov %rax, " C(144) "\n"
+	"	cmpl $0, " C(1056) "; je 1f\n"
+	"	rdfsbase %rax; mov %rax, " C(144) "; rdgsbase %rax; mov %rax, " C(152) "\n"
 	"1:	mov " C(1032) ", %rsi; mov $0x1002, %edi; mov $158, %eax; syscall\n"
 	"	pop %rdx; pop %rsi; pop %rdi; jmp oracle_handler\n");
 

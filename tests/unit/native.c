@@ -636,6 +636,25 @@ TEST(native_fxrstor_outside_64_bit_mode_leaves_the_high_registers)
 	fix_free(f);
 }
 
+TEST(native_xrstor_outside_64_bit_mode_keeps_mxcsr_after_xsavec)
+{
+	struct fix *f = fix_new();
+	u8 *image = guest(f, DATA);
+	static const u8 xrstor[] = { 0x0f, 0xae, 0x2f };
+
+	st32(f->c.v.s.xsave + FXSAVE_MXCSR_OFF, 0x1fa0);
+	f->c.v.s.gpr[RDI] = DATA;
+	f->c.v.s.gpr[RAX] = 7;
+	f->c.v.s.gpr[RDX] = 0;
+	EQ(RUN(f, "xsavec (rdi)"), EXC_NONE);
+	memset(image, 0, XSAVE_BYTES);
+	f->c.v.s.gpr[RAX] = 0; /* nothing is asked for, so nothing changes */
+	EQ(run_mode(f, xrstor, sizeof xrstor, MODE_32), EXC_NONE);
+	fp_leave(&f->c);
+	EQ(ld32(f->c.v.s.xsave + FXSAVE_MXCSR_OFF), 0x1fa0);
+	fix_free(f);
+}
+
 TEST(native_control_registers_switch_units_off)
 {
 	struct fix *f = fix_new();
