@@ -40,6 +40,7 @@ struct block {
 	insn_fn first;            /* insn[0].fn before the translator put its own there */
 	u32 trans;                /* its translation, 0: none */
 	u16 heat;                 /* runs left before it is translated */
+	bool no_groups;           /* its translation checks each access by itself */
 	struct block *hash_next, *granule_next;
 	u8 raw[INSN_MAX];         /* KEY_SPLIT: the bytes it was made from */
 	struct insn insn[];       /* the last one always leaves the block */

@@ -101,11 +101,12 @@ struct tcg_cpu {
 	struct {                  /* what translated code reaches by GS, beside some of the above */
 		struct tcg_cpu *self;
 		u64 scratch, old_cc;
+		u64 span[65];   /* host addresses of groups' spans */
 		u32 exit;
 		struct trans_jump {
 			u64 host;       /* of the block's first byte; 0: none */
 			const u8 *code;
-		} jump[1 << 12];
+		} jump[1 << 14];
 	} hot;
 
 	u64 stat_insns, stat_blocks, stat_decoded, stat_tlb_fills, stat_exc, stat_invalidated;
@@ -220,7 +221,7 @@ void trans_drop(struct tcg_cpu *c, struct block *b);      /* was translated */
 void trans_flush(struct tcg_cpu *c);                      /* all blocks are gone */
 static inline unsigned trans_jump_index(u64 host)
 {
-	return (unsigned)(host ^ host >> 12) & 4095;
+	return (unsigned)(host ^ host >> 12) & ((1 << 14) - 1);
 }
 
 /* --- interp.c ------------------------------------------------------------------------------- */

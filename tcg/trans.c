@@ -17,7 +17,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { CACHE_BYTES = 16 << 20 };
+enum { CACHE_BYTES = 16 << 20, MISSES_MAX = 64 };
 
 /* --- GS -------------------------------------------------------------------------------------------- */
 static __thread struct tcg_cpu *gs_is;
@@ -51,16 +51,33 @@ static void jump_write(struct trans *t, u32 off, u32 to)
 	st32(trans_rw(t, off) + 1, to - (off + 5));
 }
 
-void trans_drop(struct tcg_cpu *c, struct block *b)
+static void edge_set(struct trans *t, const struct trans_edge *e, u32 to)
+{
+	st32(trans_rw(t, e->at), to - (e->at + 4));
+}
+
+/* No way leads into b's translation any more. */
+static void trans_retire(struct tcg_cpu *c, struct block *b)
 {
 	struct trans *t = c->trans;
 	struct trans_block *tb = &t->pool[b->trans];
 
+	for (u32 id = tb->in, next; id; id = next) {
+		struct trans_edge *e = &t->pool[id >> 1].edge[id & 1];
+
+		next = e->next;
+		edge_set(t, e, e->out);
+	}
 	jump_forget(c, b->host);
 	jump_write(t, tb->enter_mem, tb->dead_mem);
 	jump_write(t, tb->enter_reg, tb->dead_reg);
 	tb->b = NULL;
 	b->trans = 0;
+}
+
+void trans_drop(struct tcg_cpu *c, struct block *b)
+{
+	trans_retire(c, b);
 }
 
 /* The blocks themselves may be gone. */
@@ -130,15 +147,18 @@ static void trans_make(struct tcg_cpu *c, struct block *b)
 }
 
 /* The edge that led out last leads to tb: have it go there by itself. */
-static void trans_link(struct tcg_cpu *c, const struct trans_block *tb)
+static void trans_link(struct tcg_cpu *c, struct trans_block *tb)
 {
 	struct trans *t = c->trans;
-	const struct trans_block *from = &t->pool[t->pending >> 1];
-	const struct trans_edge *e = &from->edge[t->pending & 1];
+	struct trans_block *from = &t->pool[t->pending >> 1];
+	struct trans_edge *e = &from->edge[t->pending & 1];
 
-	if (t->pending && from->b && e->at && e->pgoff == tb->b->insn[0].pgoff &&
-	    !((from->b->host ^ tb->b->host) & ~(PAGE_SIZE - 1)))
-		st32(trans_rw(t, e->at), (e->reg ? tb->enter_reg : tb->enter_mem) - (e->at + 4));
+	if (t->pending && from->b && e->pgoff == tb->b->insn[0].pgoff &&
+	    !((from->b->host ^ tb->b->host) & ~(u64)(PAGE_SIZE - 1))) {
+		edge_set(t, e, e->reg ? tb->enter_reg : tb->enter_mem);
+		e->next = tb->in;
+		tb->in = t->pending;
+	}
 	t->pending = 0;
 }
 
@@ -147,7 +167,7 @@ static HANDLER trans_enter(struct tcg_cpu *c, const struct insn *in)
 {
 	struct trans *t = c->trans;
 	struct block *b = block_of(in);
-	const struct trans_block *tb = &t->pool[b->trans];
+	struct trans_block *tb = &t->pool[b->trans];
 	struct trans_jump *j = &c->hot.jump[trans_jump_index(b->host)];
 
 	trans_link(c, tb);
@@ -192,23 +212,78 @@ bool trans_step(struct tcg_cpu *c, const struct insn *in)
 	return true;
 }
 
+/* Interpret the rest of a block, whose it is. */
+static struct block *trans_rest(struct tcg_cpu *c, const struct insn *in)
+{
+	const struct insn *end = in;
+
+	while (end->fn != exec_fall_through)
+		end++;
+	do
+		in = insn_general(in)(c, in);
+	while (in && in < end && !c->interp->dropped);
+	if (in)
+		c->v.s.rip = insn_rip(c, in);
+	return end->aux;
+}
+
 /* b wants the FP state and it is not there, or may not be used. */
 bool trans_fp(struct tcg_cpu *c, struct block *b)
 {
-	const struct insn *in = b->insn, *end = b->insn + b->insns;
+	const struct insn *in = b->insn;
 	u8 need = 0, ok = (u8)(1 | c->fp_ok_sse << 1 | c->fp_ok_avx << 2 | c->fp_ok_x87 << 3);
 
-	for (; in < end; in++)
-		if (op_can(in) && in->op->cls == CLS_NATIVE)
+	for (; in->fn != exec_fall_through; in++)
+		if (insn_way(in) == WAY_OP && in->op->cls == CLS_NATIVE)
 			need |= op_fp_need(in);
 	if ((need & ok) == need) {
 		fp_enter(c);
 		return true;
 	}
-	for (in = b->insn; in && in < end && !c->interp->dropped;)
-		in = insn_general(in)(c, in);
-	if (in)
-		c->v.s.rip = insn_rip(c, in);
+	trans_rest(c, b->insn);
+	return false;
+}
+
+static gva_t group_linear(const struct tcg_cpu *c, const struct insn *in, const struct group_info *g)
+{
+	if (g->stack && insn_way(in) == WAY_LEAVE)
+		return c->v.s.gpr[RBP];
+	if (g->stack)
+		return c->v.s.gpr[RSP] - (g->own_write ? 8 : 0);
+	return insn_ea(c, in) + (in->seg >= SEG_FS ? c->v.s.seg[in->seg].base : 0);
+}
+
+/* Fill the TLB for the access that made the check.  If that does not help, the span is not all in one page
+ * of plain memory: a block that this happens to often does without groups. */
+bool trans_group(struct tcg_cpu *c, const struct insn *in, u64 info)
+{
+	struct group_info g;
+	gva_t lin;
+	void *host;
+	struct block *b;
+
+	memcpy(&g, &info, sizeof g);
+	lin = group_linear(c, in, &g);
+	if (is_canonical(lin) && is_canonical(lin + g.size - 1)) {
+		bool fp = c->fp_live;
+
+		if (!lin_host(c, lin, g.size, g.own_write ? ACC_W : ACC_R, &host)) {
+			insn_fault(c, in);
+			return false;
+		}
+		if (fp)
+			fp_enter(c);
+		lin += (u64)(s64)g.lo;
+		if (g.write ? tlb_write(c, lin, g.span) : tlb_read(c, lin, g.span))
+			return true;
+	}
+	b = trans_rest(c, in);
+	if (b->trans && ++c->trans->pool[b->trans].misses == MISSES_MAX) {
+		b->no_groups = true;
+		trans_retire(c, b);
+		b->heat = 1;
+		b->insn[0].fn = trans_count;
+	}
 	return false;
 }
 

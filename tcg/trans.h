@@ -19,7 +19,7 @@ enum {
 	TRANS_BLOCKS = 1 << 16, TRANS_SITES = 1 << 19,
 	TRANS_BLOCK_BYTES = 24 << 10, /* of host code, at most */
 	HEAT = 24,                   /* runs before a block is translated */
-	JUMP_BITS = 12,
+	JUMP_BITS = 14,
 	NO_EXIT = 0, EXIT_AT = 1 << 30, /* trans_hot.exit: where to go on, see trans_leave */
 };
 
@@ -35,6 +35,8 @@ struct trans_edge {
 	u32 at;    /* offset of its rel32; 0: none */
 	u16 pgoff; /* where it goes */
 	bool reg;  /* flags are in EFLAGS */
+	u32 out;   /* offset of the code that leaves, where it goes while not linked */
+	u32 next;  /* another edge to the same block: 2 * block + edge; 0: none */
 };
 
 struct trans_block {
@@ -42,6 +44,8 @@ struct trans_block {
 	u32 at;            /* offset of its first byte; blocks are in order of it */
 	u32 enter_mem, enter_reg, dead_mem, dead_reg;
 	u32 site, sites;
+	u32 in;            /* the first edge that leads here, see next */
+	u16 misses;        /* of groups' checks, that a fill of the TLB did not help */
 	struct trans_edge edge[2];
 };
 
@@ -51,10 +55,10 @@ struct trans {
 	u32 blocks;
 	struct trans_site *site;
 	u32 sites;
-	u32 pending;              /* 1 + 2 * block + edge: that edge led out of translated code; 0 none */
+	u32 pending;              /* 2 * block + edge: that edge led out of translated code; 0 none */
 	bool busy;                /* translating: a dropped block is not to be reused */
 	/* Offsets of the common code */
-	u32 enter, leave, leave_rip, step, step_flags, fp, trap;
+	u32 enter, leave, leave_rip, step, step_flags, fp, group, trap;
 	u64 stat_blocks, stat_flushes, stat_enters;
 };
 
@@ -68,6 +72,8 @@ HANDLER trans_count(struct tcg_cpu *c, const struct insn *in);
 /* Called by translated code: false to leave it. */
 bool trans_step(struct tcg_cpu *c, const struct insn *in);
 bool trans_fp(struct tcg_cpu *c, struct block *b);
+/* The check of a group missed; info: see group_info(). */
+bool trans_group(struct tcg_cpu *c, const struct insn *in, u64 info);
 bool trans_trap(struct tcg_cpu *c, const struct insn *unused);
 
 /* trans_thunk.c: the code that all blocks share. */
@@ -77,10 +83,33 @@ void trans_thunks(struct tcg_cpu *c, struct trans *t);
 bool trans_emit(struct tcg_cpu *c, struct block *b, struct trans_block *tb, struct x64 *a);
 
 /* --- a block being translated ------------------------------------------------------------------ */
+/* How an instruction is done. */
+enum way { WAY_STEP, WAY_NOP, WAY_LEA, WAY_OP, WAY_PUSH, WAY_POP, WAY_LEAVE,
+	   WAY_JCC, WAY_JMP, WAY_CALL, WAY_RET, WAY_RCX };
+
+/* Accesses that share a check: see trans_group.c. */
+struct group_key {
+	u32 base, index, seg, scale;
+};
+
+struct group {
+	struct group_key key;
+	s64 lo, hi; /* the span, from the key's address */
+	u32 count;
+	bool write, checked;
+};
+
+enum { ACCESS_MEM, ACCESS_STACK, ACCESSES };
+struct touch {
+	u8 group;
+	s64 eff; /* from the key's address */
+};
+
 struct late {          /* code that stands behind the block */
 	u8 *jump;      /* its rel32 */
 	u8 *back;      /* where it goes on, or NULL */
 	const struct insn *in;
+	u64 group;     /* for trans_group; 0: another thing */
 	bool flags;    /* EFLAGS are expected there */
 };
 
@@ -94,6 +123,12 @@ struct emit {
 	bool in_reg, in_mem;     /* where they are now; both may be */
 	struct late late[2 * BLOCK_MAX];
 	unsigned lates;
+	struct touch touch[BLOCK_MAX][ACCESSES];
+	struct group group[2 * BLOCK_MAX + 1]; /* [0] is none */
+	unsigned groups;
+	u16 cached;              /* bits T0 to T2 */
+	struct group *at_t0;     /* T0 is its span's host address */
+	s32 disp;                /* of the memory operand from T0 */
 	u8 fp_need;              /* bytes of c->fp_live ff. */
 };
 
@@ -118,10 +153,34 @@ void emit_clobber(struct emit *e, unsigned i);        /* our code changes EFLAGS
 void emit_jump(struct x64 *a, const u8 *to);
 u8 *emit_jcc(struct x64 *a, unsigned cond);           /* rel32 to be filled in */
 void emit_patch(u8 *rel32, const u8 *to);
-void emit_address(struct emit *e, const struct insn *in, unsigned dst); /* the effective one */
+void emit_address(struct emit *e, const struct insn *in, unsigned dst, bool w); /* the effective one */
 /* T0 is linear; becomes the host's.  Misses are left to the interpreter. */
 void emit_check(struct emit *e, const struct insn *in, unsigned size, bool write);
-unsigned emit_get(struct emit *e, unsigned reg, unsigned tmp); /* guest reg, loaded into tmp if need be */
+/* Guest R9 to R11 and R15 have their place in s.gpr[], which is always right.  Between other uses T0 to T2
+ * hold guest R9 to R11 as well: e->cached says which. */
+static inline void emit_scratch(struct emit *e, unsigned t)
+{
+	e->cached &= (u16)~(1 << t);
+	if (t == T0)
+		e->at_t0 = NULL;
+}
+unsigned emit_get(struct emit *e, unsigned reg, u16 avoid); /* the host register with guest reg */
+unsigned emit_home(struct emit *e, unsigned reg, u16 avoid); /* one to put it in */
+void emit_fetch(struct emit *e, unsigned t, unsigned reg);
+void emit_put(struct emit *e, unsigned t, unsigned reg);
+
+enum way insn_way(const struct insn *in);
+
+/* trans_group.c */
+void group_plan(struct emit *e);
+
+/* A group's check, as its slow path is told: the access that makes it, and the span. */
+struct group_info {
+	u8 size, own_write, write, stack;
+	s16 lo; /* the span from that access's address */
+	u16 span;
+};
+_Static_assert(sizeof(struct group_info) == 8, "goes through a register");
 
 /* trans_op.c */
 bool op_can(const struct insn *in);

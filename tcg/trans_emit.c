@@ -84,6 +84,7 @@ void emit_flags_load(struct x64 *a)
 void emit_clobber(struct emit *e, unsigned i)
 {
 	if (e->live[i] && !e->in_mem) {
+		emit_scratch(e, T2);
 		emit_flags_save(e->a);
 		e->in_mem = true;
 	}
@@ -93,48 +94,92 @@ void emit_clobber(struct emit *e, unsigned i)
 static void emit_flags_needed(struct emit *e, u16 need)
 {
 	if (need && !e->in_reg) {
+		emit_scratch(e, T2);
 		emit_flags_load(e->a);
 		e->in_reg = true;
 	}
 }
 
 /* --- addresses --------------------------------------------------------------------------------------- */
-unsigned emit_get(struct emit *e, unsigned reg, unsigned tmp)
+unsigned emit_get(struct emit *e, unsigned reg, u16 avoid)
 {
 	unsigned h = host_reg(reg);
 
 	if (h != REG_NONE)
 		return h;
-	x64_load_gs(e->a, tmp, gs_gpr(reg));
-	return tmp;
+	if (reg != R15 && e->cached & 1 << reg)
+		return reg;
+	h = emit_home(e, reg, avoid);
+	emit_fetch(e, h, reg);
+	return h;
 }
 
-/* No flags change. T1 may be lost. */
-void emit_address(struct emit *e, const struct insn *in, unsigned dst)
+/* A register of ours for guest reg, which has none: its own number, if that is free. */
+unsigned emit_home(struct emit *e, unsigned reg, u16 avoid)
 {
-	struct x64_op o = { .opcode = 0x8d, .w = true, .mem = true, .reg = (u8)dst, .disp = (s32)in->disp };
+	unsigned t = reg;
+
+	if (reg == R15 || avoid & 1 << reg) {
+		for (t = T0; t < T2 && (avoid | e->cached) & 1 << t; t++)
+			;
+		if ((avoid | e->cached) & 1 << t)
+			for (t = T0; avoid & 1 << t; t++)
+				;
+	}
+	ASSERT(t <= T2);
+	emit_scratch(e, t);
+	return t;
+}
+
+void emit_fetch(struct emit *e, unsigned t, unsigned reg)
+{
+	x64_load_gs(e->a, t, gs_gpr(reg));
+	if (t == reg)
+		e->cached |= 1 << t;
+}
+
+/* t is guest reg's new value. */
+void emit_put(struct emit *e, unsigned t, unsigned reg)
+{
+	x64_store_gs(e->a, t, gs_gpr(reg));
+	if (t == reg)
+		e->cached |= 1 << t;
+}
+
+/* No flags change.  w: 64 bits, else the lower 32. */
+void emit_address(struct emit *e, const struct insn *in, unsigned dst, bool w)
+{
+	struct x64_op o = { .opcode = 0x8d, .w = w, .mem = true, .reg = (u8)dst, .disp = (s32)in->disp };
+	u16 avoid = 0;
 
 	if (in->base == REG_RIP) {
-		x64_load_gs(e->a, T0, GS_OFF(code_rip));
-		/* |disp| + page offset may not fit 32 bits */
-		x64_lea(e->a, T0, T0, in->pgoff + in->len);
-		x64_lea(e->a, dst, T0, (s32)in->disp);
+		emit_scratch(e, dst);
+		x64_load_gs(e->a, dst, GS_OFF(code_rip));
+		/* the displacement and the page offset may not fit 32 bits together */
+		x64_lea(e->a, dst, dst, in->pgoff + in->len);
+		o.rm = (u8)dst;
+		x64_op(e->a, &o);
 		return;
 	}
 	if (in->base == REG_NONE && in->index == REG_NONE) {
-		x64_op(e->a, &(struct x64_op){ .opcode = 0xc7, .w = true, .rm = (u8)dst });
+		emit_scratch(e, dst);
+		x64_op(e->a, &(struct x64_op){ .opcode = 0xc7, .w = w, .rm = (u8)dst });
 		x64_u32(e->a, (u32)in->disp);
 		return;
 	}
+	if (in->base >= R9 && in->base <= R11)
+		avoid |= 1 << in->base;
 	if (in->index != REG_NONE) {
 		o.has_index = true;
-		o.index = (u8)emit_get(e, in->index, T1);
+		o.index = (u8)emit_get(e, in->index, in->index == in->base ? 0 : avoid);
 		o.scale = in->scale;
+		avoid = o.index >= T0 && o.index <= T2 ? 1 << o.index : 0;
 	}
 	o.no_base = in->base == REG_NONE;
 	if (!o.no_base)
-		o.rm = (u8)emit_get(e, in->base, T0);
-	if (!o.has_index && !o.disp)
+		o.rm = (u8)(in->base == in->index ? o.index : emit_get(e, in->base, avoid));
+	emit_scratch(e, dst);
+	if (!o.has_index && !o.disp && w)
 		x64_mov_rr(e->a, dst, o.rm);
 	else
 		x64_op(e->a, &o);
@@ -153,8 +198,11 @@ static struct late *late_add(struct emit *e, u8 *jump, const struct insn *in)
 static void late_back(struct emit *e, unsigned from)
 {
 	for (; from < e->lates; from++) {
+		if (e->late[from].group)
+			continue;
 		e->late[from].back = e->a->p;
 		e->late[from].flags = e->in_reg;
+		e->at_t0 = NULL; /* there it is guest R9 */
 	}
 }
 
@@ -163,6 +211,8 @@ static u8 *emit_lookup(struct emit *e, s32 off, s32 most)
 {
 	struct x64 *a = e->a;
 
+	emit_scratch(e, T1);
+	emit_scratch(e, T2);
 	x64_mov_rr(a, T1, T0);
 	emit_shift(a, 5, true, T1, 8);
 	x64_alu_imm(a, OP_AND, false, T1, (TLB_SIZE - 1) << 4);
@@ -181,15 +231,80 @@ void emit_check(struct emit *e, const struct insn *in, unsigned size, bool write
 	x64_op(e->a, &(struct x64_op){ .opcode = 0x03, .w = true, .reg = T0, .rm = T1, .mem = true, .disp = off + 8 });
 }
 
-static void emit_mem(struct emit *e, const struct insn *in, unsigned i, unsigned size, bool write)
+/* T0 becomes the linear address of an access, by from it. */
+static void emit_linear(struct emit *e, const struct insn *in, unsigned which, s64 by)
 {
-	emit_clobber(e, i);
-	emit_address(e, in, T0);
+	struct insn moved = *in;
+
+	if (which == ACCESS_STACK) {
+		bool push;
+
+		emit_scratch(e, T0);
+		push = insn_way(in) == WAY_PUSH || insn_way(in) == WAY_CALL;
+
+		x64_lea(e->a, T0, insn_way(in) == WAY_LEAVE ? (unsigned)RBP : HOST_SP, (s32)by - (push ? 8 : 0));
+		return;
+	}
+	moved.disp += by;
+	emit_address(e, &moved, T0, true);
 	if (in->seg >= SEG_FS)
 		x64_op(e->a, &(struct x64_op){ .opcode = 0x03, .w = true, .reg = T0, .mem = true, .gs = true,
 					       .disp = GS_OFF(v.s.seg) + in->seg * (s32)sizeof(struct seg_reg) +
 						       (s32)offsetof(struct seg_reg, base) });
-	emit_check(e, in, size, write);
+}
+
+/* The displacement has to fit after being moved as well. */
+static bool group_usable(const struct emit *e, const struct group *g, const struct insn *in)
+{
+	return g->count > 1 && !e->b->no_groups && in->disp == (s32)in->disp && (s64)(s32)in->disp + 4096 < INT32_MAX &&
+	       (s64)(s32)in->disp - 4096 > INT32_MIN;
+}
+
+static void emit_group_check(struct emit *e, unsigned i, unsigned which, unsigned size, bool write)
+{
+	const struct insn *in = &e->b->insn[i];
+	const struct touch *x = &e->touch[i][which];
+	struct group *g = &e->group[x->group];
+	struct group_info info = { (u8)size, write, g->write, which == ACCESS_STACK, (s16)(g->lo - x->eff),
+				   (u16)(g->hi - g->lo) };
+	s32 off = g->write ? offsetof(struct tlb, w) : offsetof(struct tlb, r);
+	struct late *l;
+	u8 *again;
+
+	emit_clobber(e, i);
+	again = e->a->p;
+	emit_linear(e, in, which, g->lo - x->eff);
+	l = late_add(e, emit_lookup(e, off, PAGE_SIZE - info.span), in);
+	memcpy(&l->group, &info, sizeof info);
+	l->back = again;
+	x64_op(e->a, &(struct x64_op){ .opcode = 0x03, .w = true, .reg = T0, .rm = T1, .mem = true, .disp = off + 8 });
+	x64_store_gs(e->a, T0, GS_OFF(hot.span) + 8 * (s32)x->group);
+	g->checked = true;
+}
+
+/* An access of instruction i: it is at [T0 + result] of the host. */
+static s32 emit_access(struct emit *e, unsigned i, unsigned which, unsigned size, bool write)
+{
+	const struct insn *in = &e->b->insn[i];
+	const struct touch *x = &e->touch[i][which];
+	struct group *g = &e->group[x->group];
+
+	if (!group_usable(e, g, in) && !g->checked) {
+		g->count = 0; /* nor for the others */
+		emit_clobber(e, i);
+		emit_linear(e, in, which, 0);
+		emit_check(e, in, size, write);
+		e->at_t0 = NULL;
+		return 0;
+	}
+	if (!g->checked) {
+		emit_group_check(e, i, which, size, write);
+	} else if (e->at_t0 != g) {
+		emit_scratch(e, T0);
+		x64_load_gs(e->a, T0, GS_OFF(hot.span) + 8 * (s32)x->group);
+	}
+	e->at_t0 = g;
+	return (s32)(x->eff - g->lo);
 }
 
 /* --- ways out ------------------------------------------------------------------------------------------ */
@@ -252,7 +367,8 @@ static void emit_out(struct emit *e, struct out o)
 	if (o.to >= 0 && o.to < (s64)PAGE_SIZE && e->b->link_ok) {
 		u32 id = (u32)(e->tb - e->t->pool) * 2 + o.edge;
 
-		e->tb->edge[o.edge] = (struct trans_edge){ emit_off(e, o.jump), (u16)o.to, in_reg };
+		e->tb->edge[o.edge] = (struct trans_edge){
+			.at = emit_off(e, o.jump), .out = emit_off(e, e->a->p), .pgoff = (u16)o.to, .reg = in_reg };
 		emit_leave(e, EXIT_AT | id << 12 | (u32)o.to);
 	} else {
 		if (!in_mem)
@@ -315,42 +431,40 @@ static void emit_rcx_branch(struct emit *e, const struct insn *in, bool loop)
 static void emit_step(struct emit *e, unsigned i)
 {
 	emit_clobber(e, i);
+	emit_scratch(e, T0);
 	emit_imm64(e->a, T0, (u64)&e->b->insn[i]);
 	emit_call(e->a, trans_rw(e->t, e->t->step));
+	e->cached = 1 << T0 | 1 << T1 | 1 << T2;
 	e->in_mem = true;
 }
 
-static void emit_push_check(struct emit *e, const struct insn *in, unsigned i)
+static void emit_store(struct x64 *a, s32 disp, unsigned reg)
 {
-	emit_clobber(e, i);
-	x64_lea(e->a, T0, HOST_SP, -8);
-	emit_check(e, in, 8, true);
-}
-
-static void emit_store(struct x64 *a, unsigned base, unsigned reg)
-{
-	x64_op(a, &(struct x64_op){ .opcode = 0x89, .w = true, .reg = (u8)reg, .rm = (u8)base, .mem = true });
+	x64_op(a, &(struct x64_op){ .opcode = 0x89, .w = true, .reg = (u8)reg, .rm = T0, .mem = true, .disp = disp });
 }
 
 static void emit_push(struct emit *e, unsigned i)
 {
 	const struct insn *in = &e->b->insn[i];
 	unsigned from = e->lates;
+	s32 disp;
 
 	if (in->opd[0].kind == OPD_MEM) {
-		emit_mem(e, in, i, 8, false);
-		x64_load(e->a, T1, T0, 0);
+		disp = emit_access(e, i, ACCESS_MEM, 8, false);
+		emit_scratch(e, T1);
+		x64_load(e->a, T1, T0, disp);
 		x64_store_gs(e->a, T1, GS_OFF(hot.scratch));
 	}
-	emit_push_check(e, in, i);
+	disp = emit_access(e, i, ACCESS_STACK, 8, true);
 	if (in->opd[0].kind == OPD_IMM) {
-		x64_op(e->a, &(struct x64_op){ .opcode = 0xc7, .w = true, .rm = T0, .mem = true });
+		x64_op(e->a, &(struct x64_op){ .opcode = 0xc7, .w = true, .rm = T0, .mem = true, .disp = disp });
 		x64_u32(e->a, (u32)in->imm);
 	} else if (in->opd[0].kind == OPD_MEM) {
+		emit_scratch(e, T1);
 		x64_load_gs(e->a, T1, GS_OFF(hot.scratch));
-		emit_store(e->a, T0, T1);
+		emit_store(e->a, disp, T1);
 	} else {
-		emit_store(e->a, T0, emit_get(e, in->opd[0].reg, T1));
+		emit_store(e->a, disp, emit_get(e, in->opd[0].reg, 1 << T0));
 	}
 	x64_lea(e->a, HOST_SP, HOST_SP, -8);
 	late_back(e, from);
@@ -360,75 +474,69 @@ static void emit_pop(struct emit *e, unsigned i)
 {
 	const struct insn *in = &e->b->insn[i];
 	unsigned from = e->lates, reg = in->opd[0].reg, h = host_reg(reg);
+	s32 disp = emit_access(e, i, ACCESS_STACK, 8, false);
 
-	emit_clobber(e, i);
-	x64_mov_rr(e->a, T0, HOST_SP);
-	emit_check(e, in, 8, false);
 	if (reg != RSP)
 		x64_lea(e->a, HOST_SP, HOST_SP, 8);
-	x64_load(e->a, h == REG_NONE ? T1 : h, T0, 0);
 	if (h == REG_NONE)
-		x64_store_gs(e->a, T1, gs_gpr(reg));
+		h = emit_home(e, reg, 1 << T0);
+	x64_load(e->a, h, T0, disp);
+	if (host_reg(reg) == REG_NONE)
+		emit_put(e, h, reg);
 	late_back(e, from);
 }
 
 static void emit_leave_frame(struct emit *e, unsigned i)
 {
 	unsigned from = e->lates;
+	s32 disp = emit_access(e, i, ACCESS_STACK, 8, false);
 
-	emit_clobber(e, i);
-	x64_mov_rr(e->a, T0, RBP);
-	emit_check(e, &e->b->insn[i], 8, false);
 	x64_lea(e->a, HOST_SP, RBP, 8);
-	x64_load(e->a, RBP, T0, 0);
+	x64_load(e->a, RBP, T0, disp);
 	late_back(e, from);
 }
 
 static void emit_lea(struct emit *e, const struct insn *in)
 {
-	unsigned h = host_reg(in->opd[0].reg);
+	unsigned reg = in->opd[0].reg, h = host_reg(reg), dst = h;
 
-	if (in->size == 8) {
-		emit_address(e, in, h == REG_NONE ? T0 : h);
-		if (h == REG_NONE)
-			x64_store_gs(e->a, T0, gs_gpr(in->opd[0].reg));
-		return;
-	}
-	emit_address(e, in, T0);
-	if (h == REG_NONE) {
-		emit_op_rr(e->a, 0x89, false, T0, T0);
-		x64_store_gs(e->a, T0, gs_gpr(in->opd[0].reg));
-	} else {
-		emit_op_rr(e->a, 0x89, false, h, T0);
-	}
+	if (h == REG_NONE)
+		dst = reg == R15 ? (unsigned)T0 : reg;
+	emit_address(e, in, dst, in->size == 8);
+	if (h == REG_NONE)
+		emit_put(e, dst, reg);
 }
 
-/* Where a call or an indirect jump goes: T0.  Its operand is not RSP-relative memory after a push. */
+/* Where a call or an indirect jump goes: T0. */
 static void emit_target(struct emit *e, const struct insn *in, unsigned i)
 {
 	if (in->opd[0].kind == OPD_MEM) {
-		emit_mem(e, in, i, 8, false);
-		x64_load(e->a, T0, T0, 0);
+		x64_load(e->a, T0, T0, emit_access(e, i, ACCESS_MEM, 8, false));
 	} else {
-		emit_clobber(e, i);
-		if (emit_get(e, in->opd[0].reg, T0) != T0)
-			x64_mov_rr(e->a, T0, host_reg(in->opd[0].reg));
+		unsigned h = emit_get(e, in->opd[0].reg, 0);
+
+		if (h != T0)
+			x64_mov_rr(e->a, T0, h);
 	}
+	emit_scratch(e, T0);
+	emit_clobber(e, i); /* by what follows */
 }
 
 static void emit_call_insn(struct emit *e, unsigned i)
 {
 	const struct insn *in = &e->b->insn[i];
 	bool rel = in->opd[0].kind == OPD_REL;
+	s32 disp;
 
 	if (!rel) {
 		emit_target(e, in, i);
 		x64_store_gs(e->a, T0, GS_OFF(hot.scratch));
 	}
-	emit_push_check(e, in, i);
+	disp = emit_access(e, i, ACCESS_STACK, 8, true);
+	emit_scratch(e, T1);
 	x64_load_gs(e->a, T1, GS_OFF(code_rip));
 	x64_lea(e->a, T1, T1, in->pgoff + in->len);
-	emit_store(e->a, T0, T1);
+	emit_store(e->a, disp, T1);
 	if (rel) {
 		x64_lea(e->a, HOST_SP, HOST_SP, -8);
 		emit_go(e, rel_to(in), 1);
@@ -442,11 +550,10 @@ static void emit_call_insn(struct emit *e, unsigned i)
 static void emit_ret(struct emit *e, unsigned i)
 {
 	const struct insn *in = &e->b->insn[i];
+	s32 disp = emit_access(e, i, ACCESS_STACK, 8, false);
 
+	x64_load(e->a, T0, T0, disp);
 	emit_clobber(e, i);
-	x64_mov_rr(e->a, T0, HOST_SP);
-	emit_check(e, in, 8, false);
-	x64_load(e->a, T0, T0, 0);
 	emit_indirect(e, in, 8 + (in->opd[0].kind == OPD_IMM ? (u16)in->imm : 0));
 }
 
@@ -457,63 +564,49 @@ static bool is_nop(const struct insn *in)
 	return self == exec_NOP || self == exec_ENDBR || self == exec_PREFETCH;
 }
 
-/* The last instruction; false if it is not one that we do. */
-static bool emit_end(struct emit *e, unsigned i)
+static enum way end_way(const struct insn *in)
 {
-	const struct insn *in = &e->b->insn[i];
 	insn_fn self = in->op->exec.self;
-	bool rel = in->opd[0].kind == OPD_REL, mem = in->opd[0].kind == OPD_MEM;
+	bool mem = in->opd[0].kind == OPD_MEM;
 
-	if (in->op->cls != CLS_SELF || in->size != 8 || (mem && in->asize != 8))
-		return false;
-	if (self == exec_Jcc) {
-		emit_flags_needed(e, FL_ARITH);
-		emit_two_ways(e, in, emit_jcc(e->a, in->op->opcode & 15));
-	} else if (self == exec_JMP && rel) {
-		emit_go(e, rel_to(in), 1);
-	} else if (self == exec_JMP) {
-		emit_target(e, in, i);
-		emit_indirect(e, in, 0);
-	} else if (self == exec_CALL && !(mem && in->base == RSP)) { /* that may be what is pushed */
-		emit_call_insn(e, i);
-	} else if (self == exec_RET) {
-		emit_ret(e, i);
-	} else if ((self == exec_JCXZ || self == exec_LOOP) && in->asize == 8) {
-		emit_rcx_branch(e, in, self == exec_LOOP);
-	} else {
-		return false;
-	}
-	return true;
+	if (in->size != 8 || (mem && in->asize != 8))
+		return WAY_STEP;
+	if (self == exec_Jcc)
+		return WAY_JCC;
+	if (self == exec_JMP)
+		return WAY_JMP;
+	if (self == exec_CALL) /* [rsp - 8] is what is pushed */
+		return mem && in->base == RSP ? WAY_STEP : WAY_CALL;
+	if (self == exec_RET)
+		return WAY_RET;
+	return (self == exec_JCXZ || self == exec_LOOP) && in->asize == 8 ? WAY_RCX : WAY_STEP;
 }
 
-/* Others of the class that the interpreter has handlers of its own for. */
-static bool emit_self(struct emit *e, unsigned i)
+static enum way self_way(const struct insn *in)
 {
-	const struct insn *in = &e->b->insn[i];
 	insn_fn self = in->op->exec.self;
 	u8 kind = in->opd[0].kind;
 
-	if (in->op->cls == CLS_DRV && in->op->exec.drv == exec_LEA) {
-		if (in->asize != 8 || in->size < 4)
-			return false;
-		emit_lea(e, in);
-		return true;
-	}
-	if (in->op->cls != CLS_SELF)
-		return false;
 	if (is_nop(in))
-		return true;
+		return WAY_NOP;
 	if (in->size != 8 || (kind == OPD_MEM && in->asize != 8))
-		return false;
+		return WAY_STEP;
 	if (self == exec_PUSH)
-		emit_push(e, i);
-	else if (self == exec_POP && kind == OPD_REG)
-		emit_pop(e, i);
-	else if (self == exec_LEAVE)
-		emit_leave_frame(e, i);
-	else
-		return false;
-	return true;
+		return WAY_PUSH;
+	if (self == exec_POP && kind == OPD_REG)
+		return WAY_POP;
+	return self == exec_LEAVE ? WAY_LEAVE : WAY_STEP;
+}
+
+enum way insn_way(const struct insn *in)
+{
+	enum way way = WAY_STEP;
+
+	if (in->op->cls == CLS_DRV && in->op->exec.drv == exec_LEA)
+		return in->asize == 8 && in->size >= 4 ? WAY_LEA : WAY_STEP;
+	if (in->op->cls == CLS_SELF)
+		way = in->op->flags & F_ENDS ? end_way(in) : self_way(in);
+	return way == WAY_STEP && !(in->op->flags & F_ENDS) && op_can(in) ? WAY_OP : way;
 }
 
 /* An operation on registers and at most one memory operand, whose size and direction the row says. */
@@ -525,7 +618,7 @@ static void emit_operation(struct emit *e, unsigned i)
 
 	for (unsigned n = 0; n < in->nopd; n++)
 		if (in->opd[n].kind == OPD_MEM)
-			emit_mem(e, in, i, in->opd[n].size, n == 0 && in->op->flags & F_W0);
+			e->disp = emit_access(e, i, ACCESS_MEM, in->opd[n].size, n == 0 && in->op->flags & F_W0);
 	emit_flags_needed(e, op_flags_needed(in, e->live[i + 1]));
 	op_emit(e, i);
 	if (written) {
@@ -537,20 +630,35 @@ static void emit_operation(struct emit *e, unsigned i)
 
 static void emit_insn(struct emit *e, unsigned i)
 {
-	if (emit_self(e, i))
-		return;
-	if (op_can(&e->b->insn[i]))
-		emit_operation(e, i);
-	else
-		emit_step(e, i);
+	const struct insn *in = &e->b->insn[i];
+
+	switch (insn_way(in)) {
+	case WAY_NOP: break;
+	case WAY_LEA: emit_lea(e, in); break;
+	case WAY_OP: emit_operation(e, i); break;
+	case WAY_PUSH: emit_push(e, i); break;
+	case WAY_POP: emit_pop(e, i); break;
+	case WAY_LEAVE: emit_leave_frame(e, i); break;
+	case WAY_JCC:
+		emit_flags_needed(e, FL_ARITH);
+		emit_two_ways(e, in, emit_jcc(e->a, in->op->opcode & 15));
+		break;
+	case WAY_JMP:
+		if (in->opd[0].kind == OPD_REL) {
+			emit_go(e, rel_to(in), 1);
+		} else {
+			emit_target(e, in, i);
+			emit_indirect(e, in, 0);
+		}
+		break;
+	case WAY_CALL: emit_call_insn(e, i); break;
+	case WAY_RET: emit_ret(e, i); break;
+	case WAY_RCX: emit_rcx_branch(e, in, in->op->exec.self == exec_LOOP); break;
+	default: emit_step(e, i); break;
+	}
 }
 
 /* --- the block -------------------------------------------------------------------------------------------- */
-static bool insn_native(const struct insn *in)
-{
-	return op_can(in) && in->op->cls == CLS_NATIVE;
-}
-
 static void emit_liveness(struct emit *e)
 {
 	unsigned n = (unsigned)e->b->insns;
@@ -558,7 +666,7 @@ static void emit_liveness(struct emit *e)
 	e->live[n] = FL_ARITH;
 	while (n--) {
 		e->live[n] = op_flags_before(&e->b->insn[n], e->live[n + 1]);
-		if (insn_native(&e->b->insn[n]))
+		if (insn_way(&e->b->insn[n]) == WAY_OP && e->b->insn[n].op->cls == CLS_NATIVE)
 			e->fp_need |= op_fp_need(&e->b->insn[n]);
 	}
 }
@@ -569,21 +677,19 @@ static bool begins_with_clobber(const struct emit *e)
 	for (unsigned i = 0; i < (unsigned)e->b->insns; i++) {
 		const struct insn *in = &e->b->insn[i];
 
-		if (in->op->cls == CLS_SELF && in->op->exec.self == exec_Jcc)
-			return false;
-		if (in->op->cls == CLS_SELF && is_nop(in))
-			continue;
-		if (in->op->cls == CLS_DRV && in->op->exec.drv == exec_LEA)
-			continue;
-		if (in->op->cls == CLS_SELF && in->op->exec.self == exec_JMP && in->opd[0].kind == OPD_REL)
-			return false;
-		if (in->op->cls == CLS_SELF || !op_can(in))
-			return true;
-		for (unsigned n = 0; n < in->nopd; n++)
-			if (in->opd[n].kind == OPD_MEM)
-				return true;
-		if (op_flags_needed(in, e->live[i + 1]))
-			return false;
+		switch (insn_way(in)) {
+		case WAY_NOP: case WAY_LEA: break;
+		case WAY_JCC: case WAY_RCX: return false;
+		case WAY_JMP: return in->opd[0].kind != OPD_REL;
+		case WAY_OP:
+			for (unsigned n = 0; n < in->nopd; n++)
+				if (in->opd[n].kind == OPD_MEM)
+					return true;
+			if (op_flags_needed(in, e->live[i + 1]))
+				return false;
+			break;
+		default: return true;
+		}
 	}
 	return false;
 }
@@ -673,9 +779,11 @@ static void emit_lates(struct emit *e)
 
 	for (unsigned i = 0; i < e->lates; i++) {
 		const struct late *l = &e->late[i];
-		u32 thunk = !l->in ? e->t->fp : l->flags ? e->t->step_flags : e->t->step;
+		u32 thunk = !l->in ? e->t->fp : l->group ? e->t->group : l->flags ? e->t->step_flags : e->t->step;
 
 		emit_patch(l->jump, a->p);
+		if (l->group)
+			emit_imm64(a, T1, l->group);
 		emit_imm64(a, T0, l->in ? (u64)l->in : (u64)e->b);
 		emit_call(a, trans_rw(e->t, thunk));
 		if (l->back)
@@ -711,20 +819,16 @@ bool trans_emit(struct tcg_cpu *c, struct block *b, struct trans_block *tb, stru
 	u8 *fail;
 
 	emit_liveness(&e);
+	group_plan(&e);
 	fail = emit_entries(&e);
 	in_reg = e.in_reg;
 	in_mem = e.in_mem;
 	if (e.fp_need)
 		emit_fp_entry(&e);
-	for (i = 0; i + 1 < n; i++)
+	for (i = 0; i < n; i++)
 		emit_insn(&e, i);
-	if (!(b->insn[i].op->flags & F_ENDS) && b->insn[i].op->cls != CLS_UD) {
-		emit_insn(&e, i);
-		emit_go(&e, b->insn[n].pgoff, 0);
-	} else if (!emit_end(&e, i)) {
-		emit_step(&e, i); /* most leave */
-		emit_go(&e, b->insn[n].pgoff, 0);
-	}
+	if (insn_way(&b->insn[n - 1]) < WAY_JCC)
+		emit_go(&e, b->insn[n].pgoff, 0); /* what ends a block leaves by itself, mostly */
 	emit_lates(&e);
 	emit_dead(&e, fail, in_reg, in_mem);
 	return !a->full;

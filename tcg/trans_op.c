@@ -173,6 +173,8 @@ static void x87_note(struct emit *e, unsigned i)
 	for (unsigned n = i + 1; n < (unsigned)e->b->insns; n++)
 		if (map_is_x87(e->b->insn[n].op->map))
 			return;
+	emit_scratch(e, T1);
+	emit_scratch(e, T2);
 	x64_load_gs(a, T1, GS_OFF(native));
 	x64_load_gs(a, T2, GS_OFF(code_rip));
 	x64_lea(a, T2, T2, in->pgoff);
@@ -211,27 +213,6 @@ static u8 imm_bytes(const struct insn *in, unsigned n)
 	}
 }
 
-static void place_take(struct emit *e, struct place *p, const struct insn *in, unsigned n, unsigned tmp)
-{
-	const struct opd *o = &in->opd[n];
-	u32 row = in->op->flags;
-
-	*p = (struct place){ .reg = o->reg, .size = o->size, .host = (u8)host_reg(o->reg) };
-	p->written = n == 0 ? row & F_W0 : n == 1 && row & F_W1;
-	p->read = n == 0 ? row & F_R0 : true;
-	if (p->host != REG_NONE)
-		return;
-	p->host = (u8)tmp;
-	if (p->read || p->size < 4)
-		x64_load_gs(e->a, tmp, gs_gpr(p->reg));
-}
-
-static void place_put(struct emit *e, const struct place *p)
-{
-	if (p->reg != REG_NONE && p->written && host_reg(p->reg) == REG_NONE)
-		x64_store_gs(e->a, p->host, gs_gpr(p->reg));
-}
-
 /* Registers 4 to 7 as bytes are SPL to DIL only with a REX prefix. */
 static void byte_reg(struct x64_op *o, const struct place *p)
 {
@@ -241,16 +222,81 @@ static void byte_reg(struct x64_op *o, const struct place *p)
 struct opcode {
 	struct x64_op o;
 	struct place reg, rm, vvvv;
+	u16 avoid;      /* of T0 to T2: taken, or somebody's own */
 	u64 imm;
 	u8 imm_len;
 	bool modrm;
 };
 
+static const struct place *place_of(const struct opcode *c, unsigned reg)
+{
+	const struct place *p[] = { &c->reg, &c->rm, &c->vvvv };
+
+	for (unsigned i = 0; i < ARRAY_LEN(p); i++)
+		if (p[i]->reg == reg && p[i]->host != REG_NONE)
+			return p[i];
+	return NULL;
+}
+
+static void place_take(struct emit *e, struct opcode *c, struct place *p, const struct insn *in, unsigned n)
+{
+	const struct opd *o = &in->opd[n];
+	u32 row = in->op->flags;
+	const struct place *same = place_of(c, o->reg);
+	bool fetch;
+
+	*p = (struct place){ .reg = o->reg, .size = o->size, .host = (u8)host_reg(o->reg) };
+	p->written = n == 0 ? row & F_W0 : n == 1 && row & F_W1;
+	p->read = n == 0 ? row & F_R0 : true;
+	if (p->host != REG_NONE)
+		return;
+	fetch = p->read || p->size < 4;
+	if (same) {
+		p->host = same->host;
+		if (fetch && !same->read && same->size >= 4)
+			emit_fetch(e, p->host, p->reg);
+		return;
+	}
+	if (fetch && p->reg != R15 && e->cached & 1 << p->reg) {
+		p->host = p->reg;
+	} else {
+		u16 own = p->reg == R15 || (p->reg == T0 && c->o.mem) ? 0 : 1 << p->reg;
+
+		p->host = (u8)emit_home(e, p->reg, c->avoid & ~own);
+		if (fetch)
+			emit_fetch(e, p->host, p->reg);
+	}
+	c->avoid |= 1 << p->host;
+}
+
+static void place_put(struct emit *e, const struct place *p)
+{
+	if (p->reg != REG_NONE && p->written && host_reg(p->reg) == REG_NONE)
+		emit_put(e, p->host, p->reg);
+}
+
+static bool insn_has_mem(const struct insn *in)
+{
+	for (unsigned n = 0; n < in->nopd; n++)
+		if (in->opd[n].kind == OPD_MEM)
+			return true;
+	return false;
+}
+
+/* Registers of ours that operands want: T0 for memory, and those of their own number. */
+static u16 wanted(const struct insn *in)
+{
+	u16 mask = insn_has_mem(in) ? 1 << T0 : 0;
+
+	for (unsigned n = 0; n < in->nopd; n++)
+		if (in->opd[n].kind == OPD_REG && in->opd[n].reg >= R9 && in->opd[n].reg <= R11)
+			mask |= 1 << in->opd[n].reg;
+	return mask;
+}
+
 static void operand(struct emit *e, const struct insn *in, unsigned n, struct opcode *c)
 {
 	const struct opd *o = &in->opd[n];
-	bool mem = in->opd[0].kind == OPD_MEM || in->opd[1].kind == OPD_MEM || in->opd[2].kind == OPD_MEM ||
-		   in->opd[3].kind == OPD_MEM;
 
 	switch (form_of(in, n)) {
 	case FORM_G:
@@ -259,7 +305,7 @@ static void operand(struct emit *e, const struct insn *in, unsigned n, struct op
 			c->o.reg = o->reg + 4;
 			break;
 		}
-		place_take(e, &c->reg, in, n, T1);
+		place_take(e, c, &c->reg, in, n);
 		c->o.reg = c->reg.host;
 		byte_reg(&c->o, &c->reg);
 		break;
@@ -268,16 +314,17 @@ static void operand(struct emit *e, const struct insn *in, unsigned n, struct op
 		if (o->kind == OPD_MEM) {
 			c->o.mem = true;
 			c->o.rm = T0;
+			c->o.disp = e->disp;
 		} else if (o->kind == OPD_REGH) {
 			c->o.rm = o->reg + 4;
 		} else {
-			place_take(e, &c->rm, in, n, T2);
+			place_take(e, c, &c->rm, in, n);
 			c->o.rm = c->rm.host;
 			byte_reg(&c->o, &c->rm);
 		}
 		break;
 	case FORM_B:
-		place_take(e, &c->vvvv, in, n, mem ? T2 : T0);
+		place_take(e, c, &c->vvvv, in, n);
 		c->o.vvvv = c->vvvv.host;
 		break;
 	case FORM_Z:
@@ -285,7 +332,7 @@ static void operand(struct emit *e, const struct insn *in, unsigned n, struct op
 			c->o.rm = o->reg + 4;
 			break;
 		}
-		place_take(e, &c->rm, in, n, T2);
+		place_take(e, c, &c->rm, in, n);
 		c->o.rm = c->rm.host;
 		byte_reg(&c->o, &c->rm);
 		break;
@@ -299,7 +346,7 @@ static void operand(struct emit *e, const struct insn *in, unsigned n, struct op
 		break;
 	case FORM_W: case FORM_U: case FORM_Q: case FORM_N:
 		c->modrm = true;
-		c->o.mem = o->kind == OPD_MEM;
+		c->o.disp = c->o.mem ? e->disp : 0;
 		c->o.rm = c->o.mem ? T0 : (in->modrm & 7) | (o->kind == OPD_VEC ? in->rex << 3 & 8 : 0);
 		break;
 	case FORM_H:
@@ -318,7 +365,7 @@ static void operand(struct emit *e, const struct insn *in, unsigned n, struct op
 	}
 }
 
-static void opcode_fields(const struct insn *in, struct opcode *c)
+static void opcode_fields(const struct insn *in, struct opcode *c, s32 disp)
 {
 	static const u8 prefix[16] = { [PP_66] = 1, [PP_F3] = 2, [PP_F2] = 3 };
 	u8 map = in->op->map, pp = in->op->pp;
@@ -331,11 +378,15 @@ static void opcode_fields(const struct insn *in, struct opcode *c)
 		.osz = !vex && !x87 && in->op->cls != CLS_NATIVE && in->prefixes & PFX_OPSIZE && pp != PP_66,
 	};
 	c->reg.reg = c->rm.reg = c->vvvv.reg = REG_NONE;
+	c->reg.host = c->rm.host = c->vvvv.host = REG_NONE;
+	c->avoid = wanted(in);
+	c->o.mem = insn_has_mem(in);
 	if (x87) {
 		c->modrm = true;
 		c->o.w = false;
 		c->o.mem = in->modrm < 0xc0;
 		c->o.reg = in->modrm >> 3 & 7;
+		c->o.disp = c->o.mem ? disp : 0;
 		c->o.rm = c->o.mem ? T0 : in->modrm & 7;
 	} else if (in->op->ext <= EXT_7 || (in->op->ext & EXT_REG && in->op->ext < EXT___)) {
 		c->modrm = true;
@@ -369,7 +420,7 @@ void op_emit(struct emit *e, unsigned i)
 
 	if (x87_notes(in))
 		x87_note(e, i);
-	opcode_fields(in, &c);
+	opcode_fields(in, &c, e->disp);
 	for (unsigned n = 0; n < in->nopd; n++)
 		operand(e, in, n, &c);
 	if (in->op->cls == CLS_NATIVE || divides)

@@ -18,6 +18,13 @@ static void thunk_reload(struct x64 *a)
 	x64_load_gs(a, HOST_SP, gs_gpr(RSP));
 }
 
+/* What T0 to T2 hold after a call. */
+static void thunk_reload_cached(struct x64 *a)
+{
+	for (unsigned r = R9; r <= R11; r++)
+		x64_load_gs(a, r, gs_gpr(r));
+}
+
 static void thunk_push(struct x64 *a, unsigned reg)
 {
 	x64_op(a, &(struct x64_op){ .opcode = 0xff, .reg = 6, .rm = (u8)reg });
@@ -67,7 +74,7 @@ static void thunk_leave(struct x64 *a)
 	thunk_return(a);
 }
 
-/* Called with T0, the second argument of fn, which says whether to come back. */
+/* Called with T0 and T1, the second and third argument of fn, which says whether to come back. */
 static void thunk_c(struct x64 *a, u64 fn, bool flags)
 {
 	u8 *leave;
@@ -75,6 +82,7 @@ static void thunk_c(struct x64 *a, u64 fn, bool flags)
 	thunk_spill(a);
 	x64_load_gs(a, RDI, GS_OFF(hot.self));
 	x64_mov_rr(a, RSI, T0);
+	x64_mov_rr(a, RDX, T1);
 	thunk_rsp(a, -8);
 	thunk_call(a, fn);
 	thunk_rsp(a, 8);
@@ -83,6 +91,7 @@ static void thunk_c(struct x64 *a, u64 fn, bool flags)
 	thunk_reload(a);
 	if (flags)
 		emit_flags_load(a);
+	thunk_reload_cached(a);
 	x64_ret(a);
 	emit_patch(leave, a->p);
 	thunk_rsp(a, 8);
@@ -119,6 +128,8 @@ void trans_thunks(struct tcg_cpu *c, struct trans *t)
 	thunk_c(&a, (u64)trans_step, true);
 	t->fp = HERE;
 	thunk_c(&a, (u64)trans_fp, false);
+	t->group = HERE;
+	thunk_c(&a, (u64)trans_group, false);
 	t->trap = HERE;
 	thunk_trap(&a);
 	ASSERT(!a.full);

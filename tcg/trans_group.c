@@ -1,0 +1,200 @@
+/* trans_group.c - which memory accesses of a block share one check.
+ *
+ * Accesses whose addresses differ by a constant, as far as the block's instructions tell, form a group if
+ * they lie close together.  The first of them checks the whole span once; the others use what it found.
+ * For that, each register is a value number and an offset: additions of constants change the offset, moves
+ * copy both, everything else makes a new value. */
+#include "trans.h"
+
+enum { SPAN_MAX = 256 };
+
+struct value {
+	u32 id;
+	s64 off;
+};
+
+struct plan {
+	struct emit *e;
+	struct value reg[16];
+	u32 ids, segs; /* the last value; how often FS and GS may have changed */
+};
+
+static void plan_kill(struct plan *p, unsigned reg)
+{
+	p->reg[reg] = (struct value){ ++p->ids, 0 };
+}
+
+static void plan_kill_all(struct plan *p)
+{
+	for (unsigned r = 0; r < 16; r++)
+		plan_kill(p, r);
+	p->segs++;
+}
+
+/* --- accesses ----------------------------------------------------------------------------------------- */
+static void plan_join(struct plan *p, struct touch *x, struct group_key key, unsigned size, bool write)
+{
+	struct emit *e = p->e;
+	struct group *g;
+
+	for (unsigned n = e->groups; n > 1; n--) {
+		g = &e->group[n - 1];
+		if (memcmp(&g->key, &key, sizeof key) != 0)
+			continue;
+		if (MAX(g->hi, x->eff + (s64)size) - MIN(g->lo, x->eff) > SPAN_MAX)
+			break;
+		g->lo = MIN(g->lo, x->eff);
+		g->hi = MAX(g->hi, x->eff + (s64)size);
+		g->write |= write;
+		g->count++;
+		x->group = (u8)(n - 1);
+		return;
+	}
+	x->group = (u8)e->groups;
+	e->group[e->groups++] = (struct group){ .key = key, .lo = x->eff, .hi = x->eff + size, .write = write,
+						.count = 1 };
+}
+
+static void plan_mem(struct plan *p, unsigned i, const struct insn *in, unsigned size, bool write)
+{
+	struct touch *x = &p->e->touch[i][ACCESS_MEM];
+	struct group_key key = { .base = ~0u, .index = ~0u };
+
+	x->eff = in->disp;
+	if (in->base == REG_RIP) {
+		key.base = ~1u;
+		x->eff += in->pgoff + in->len;
+	} else if (in->base != REG_NONE) {
+		key.base = p->reg[in->base].id;
+		x->eff += p->reg[in->base].off;
+	}
+	if (in->index != REG_NONE) {
+		key.index = p->reg[in->index].id;
+		key.scale = in->scale;
+		x->eff += (s64)((u64)p->reg[in->index].off << in->scale);
+	}
+	if (in->seg >= SEG_FS)
+		key.seg = p->segs << 4 | in->seg;
+	plan_join(p, x, key, size, write);
+}
+
+static void plan_stack(struct plan *p, unsigned i, unsigned reg, s64 off, bool write)
+{
+	struct touch *x = &p->e->touch[i][ACCESS_STACK];
+
+	x->eff = p->reg[reg].off + off;
+	plan_join(p, x, (struct group_key){ .base = p->reg[reg].id, .index = ~0u }, 8, write);
+}
+
+/* --- what instructions do to registers ------------------------------------------------------------------- */
+static void plan_written(struct plan *p, const struct insn *in)
+{
+	insn_fn f = in->op->exec.self;
+
+	for (unsigned n = 0; n < in->nopd && n < 2; n++)
+		if (in->op->flags & (n ? F_W1 : F_W0) && (in->opd[n].kind == OPD_REG || in->opd[n].kind == OPD_REGH))
+			plan_kill(p, in->opd[n].reg);
+	if (in->op->cls == CLS_DRV)
+		return;
+	if (in->op->cls == CLS_NATIVE || f == exec_MUL || f == exec_IMUL1 || f == exec_DIV || f == exec_IDIV ||
+	    f == exec_CMPXCHG) {
+		plan_kill(p, RAX);
+		plan_kill(p, RDX);
+		if (in->op->cls == CLS_NATIVE)
+			plan_kill(p, RCX); /* PCMPxSTRI */
+	}
+}
+
+/* Is reg = a known value plus a constant afterwards? */
+static bool plan_linear(struct plan *p, const struct insn *in)
+{
+	drv_fn f = in->op->exec.drv;
+	const struct opd *d = &in->opd[0], *s = &in->opd[1];
+	struct value v;
+
+	if (in->op->cls != CLS_DRV || d->kind != OPD_REG || d->size != 8)
+		return false;
+	v = p->reg[d->reg];
+	if (f == exec_ADD && s->kind == OPD_IMM)
+		v.off += (s64)in->imm;
+	else if (f == exec_SUB && s->kind == OPD_IMM)
+		v.off -= (s64)in->imm;
+	else if (f == exec_INC || f == exec_DEC)
+		v.off += f == exec_INC ? 1 : -1;
+	else if (f == exec_MOV && s->kind == OPD_REG)
+		v = p->reg[s->reg];
+	else if (f == exec_LEA && in->base < 16 && in->index == REG_NONE && in->asize == 8)
+		v = (struct value){ p->reg[in->base].id, p->reg[in->base].off + in->disp };
+	else
+		return false;
+	p->reg[d->reg] = v;
+	return true;
+}
+
+static void plan_pop(struct plan *p, const struct insn *in)
+{
+	p->reg[RSP].off += 8;
+	plan_kill(p, in->opd[0].reg);
+}
+
+static void plan_leave(struct plan *p)
+{
+	p->reg[RSP] = (struct value){ p->reg[RBP].id, p->reg[RBP].off + 8 };
+	plan_kill(p, RBP);
+}
+
+/* One instruction, seen as trans_emit.c will do it. */
+static void plan_insn(struct plan *p, unsigned i)
+{
+	const struct insn *in = &p->e->b->insn[i];
+	bool mem = in->opd[0].kind == OPD_MEM;
+
+	switch (insn_way(in)) {
+	case WAY_LEA:
+	case WAY_OP:
+		for (unsigned n = 0; n < in->nopd; n++)
+			if (in->opd[n].kind == OPD_MEM && !(in->op->flags & F_NOMEM))
+				plan_mem(p, i, in, in->opd[n].size, n == 0 && in->op->flags & F_W0);
+		if (!plan_linear(p, in))
+			plan_written(p, in);
+		break;
+	case WAY_PUSH:
+	case WAY_CALL:
+		if (mem) /* whose slow path would leave out the other's check */
+			plan_mem(p, i, in, 8, false);
+		else
+			plan_stack(p, i, RSP, -8, true);
+		p->reg[RSP].off -= 8;
+		break;
+	case WAY_JMP:
+		if (mem)
+			plan_mem(p, i, in, 8, false);
+		break;
+	case WAY_POP:
+		plan_stack(p, i, RSP, 0, false);
+		plan_pop(p, in);
+		break;
+	case WAY_RET:
+		plan_stack(p, i, RSP, 0, false);
+		break;
+	case WAY_LEAVE:
+		plan_stack(p, i, RBP, 0, false);
+		plan_leave(p);
+		break;
+	case WAY_STEP:
+		plan_kill_all(p);
+		break;
+	default:
+		break;
+	}
+}
+
+void group_plan(struct emit *e)
+{
+	struct plan p = { .e = e };
+
+	e->groups = 1;
+	plan_kill_all(&p);
+	for (unsigned i = 0; i < (unsigned)e->b->insns; i++)
+		plan_insn(&p, i);
+}
