@@ -19,11 +19,16 @@ static int host_error(const struct err *e)
 	return EXIT_HOST;
 }
 
-/* --help and --version: what they print must have arrived. */
+/* Has all that was printed arrived?  A write that failed before the last one shows in ferror alone. */
+static int check_output(void)
+{
+	return fflush(stdout) == 0 && !ferror(stdout) ? EXIT_OK : EXIT_HOST;
+}
+
 static int print_and_check(void (*print)(void))
 {
 	print();
-	return fflush(stdout) == 0 ? EXIT_OK : EXIT_HOST;
+	return check_output();
 }
 
 static void print_version(void)
@@ -41,7 +46,7 @@ static int run_machine(const struct config *cfg)
 		return host_error(&e);
 	if (cfg->dry_run) {
 		machine_print_json(m);
-		status = fflush(stdout) == 0 ? EXIT_OK : EXIT_HOST;
+		status = check_output();
 	} else {
 		status = machine_run(m);
 	}
