@@ -220,7 +220,6 @@ static void xrstor_low_half(struct native *n, const u8 *image, u64 rfbm, u64 bv)
 
 	fp_save_all(n, area);
 	used = ld64(area + XSAVE_HEADER_OFF);
-	st64(area + XSAVE_HEADER_OFF + 8, 0); /* the standard form, whatever an XSAVEC left there */
 	if (rfbm & XCOMP_X87) {
 		memcpy(area, image, FXSAVE_MXCSR_OFF);
 		memcpy(area + 32, image + 32, FXSAVE_XMM_OFF - 32);

@@ -23,6 +23,8 @@ static const u8 clean_image[XSAVE_BYTES] __attribute__((aligned(64))) = {
 
 void fp_save_all(struct native *n, void *image)
 {
+	/* XSAVE keeps what it does not write of the header; XRSTOR would object to most of that. */
+	memset((u8 *)image + XSAVE_HEADER_OFF, 0, 64);
 	if (n->xsave) {
 		__asm__ volatile("xsave64 (%0)" : : "r"(image), "a"((u32)n->mask), "d"(0) : "memory");
 	} else {

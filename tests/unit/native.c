@@ -655,6 +655,23 @@ TEST(native_xrstor_outside_64_bit_mode_keeps_mxcsr_after_xsavec)
 	fix_free(f);
 }
 
+TEST(native_xsave_header_of_the_guests_never_reaches_the_hosts_xrstor)
+{
+	struct fix *f = fix_new();
+	u8 *image = guest(f, DATA);
+	static const u8 xrstor[] = { 0x0f, 0xae, 0x2f };
+
+	f->c.v.s.gpr[RDI] = DATA;
+	f->c.v.s.gpr[RAX] = 1;
+	f->c.v.s.gpr[RDX] = 0;
+	st64(image + XSAVE_HEADER_OFF, ~0ull);
+	EQ(RUN(f, "xsave (rdi)"), EXC_NONE); /* leaves bits 1 to 63 of XSTATE_BV as they are */
+	EQ(ld64(image + XSAVE_HEADER_OFF) | 1, ~0ull);
+	memset(image, 0, XSAVE_BYTES);
+	EQ(run_mode(f, xrstor, sizeof xrstor, MODE_32), EXC_NONE);
+	fix_free(f);
+}
+
 TEST(native_control_registers_switch_units_off)
 {
 	struct fix *f = fix_new();
