@@ -177,9 +177,15 @@ static bool deliver_long(struct tcg_cpu *c, const struct event *ev)
 }
 
 /* --- protected and virtual-8086 mode ---------------------------------------------------------- */
-static bool deliver_task(struct tcg_cpu *c, const struct event *ev, u16 sel)
+/* Once in the new task, no fault is one of the INT n any more: there is nothing to go back to. */
+static bool deliver_task(struct tcg_cpu *c, struct event *ev, u16 sel)
 {
-	return task_switch(c, TASK_EVENT, sel, ev->ext, ev->has_error, ev->error) == TASK_DONE;
+	enum task_result got =
+		task_switch(c, TASK_EVENT, sel, ev->ext, ev->has_error, ev->error);
+
+	if (got == TASK_FAULT_NEW && ev->kind != EV_EXC)
+		ev->kind = EV_INTR;
+	return got == TASK_DONE;
 }
 
 static bool push_v86_segments(struct tcg_cpu *c, struct frame *k, unsigned size)
@@ -190,7 +196,7 @@ static bool push_v86_segments(struct tcg_cpu *c, struct frame *k, unsigned size)
 	       frame_push(c, k, size, seg[SEG_DS].sel) && frame_push(c, k, size, seg[SEG_ES].sel);
 }
 
-static bool deliver_protected(struct tcg_cpu *c, const struct event *ev)
+static bool deliver_protected(struct tcg_cpu *c, struct event *ev)
 {
 	struct cpu_state *s = &c->v.s;
 	struct frame k = frame_now(c, ev->ext);
@@ -222,7 +228,7 @@ static bool deliver_protected(struct tcg_cpu *c, const struct event *ev)
 	return true;
 }
 
-static bool deliver_once(struct tcg_cpu *c, const struct event *ev)
+static bool deliver_once(struct tcg_cpu *c, struct event *ev)
 {
 	const struct cpu_state *s = &c->v.s;
 

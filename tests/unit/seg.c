@@ -470,6 +470,25 @@ TEST(seg_task_with_a_bad_segment_faults_in_the_new_task)
 	cpu_rig_free(r);
 }
 
+TEST(seg_int_n_into_a_bad_task_has_no_way_back)
+{
+	struct cpu_rig *r = cpu_rig_new();
+
+	protected_mode(r, 0);
+	task_build(r, 0);
+	memset(ram(r, IDT), 0, 0x1000);
+	st32(ram(r, TSS_B) + T_ES + 4 * SEG_FS, XO);
+	idt_set(r, 0x40, SEL_TSS_B, 0, SYS_TASK, 0);
+	idt_set(r, EXC_TS, CS0, 0x20000, SYS_INT32, 0);
+	r->c->soft_len = 2;
+	r->s->rip = CODE + 2;
+	OK(exc_deliver(r->c, EV_SOFT_INT, 0x40, false, 0));
+	EQ(r->s->rip, 0x20000);
+	EQ(ld32(ram(r, r->s->gpr[RSP])), XO);
+	EQ(ld32(ram(r, r->s->gpr[RSP] + 4)), TARGET); /* the new task's first instruction */
+	cpu_rig_free(r);
+}
+
 TEST(seg_task_debug_trap)
 {
 	struct cpu_rig *r = cpu_rig_new();
