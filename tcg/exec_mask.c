@@ -180,8 +180,6 @@ HANDLER exec_GATHER(struct tcg_cpu *c, const struct insn *in)
 	u32 bits;
 	u64 val;
 
-	if (g.dst == g.mask || g.dst == g.index || g.mask == g.index)
-		return insn_raise(c, in, EXC_UD);
 	if (!fp_ready(c, UNIT_AVX))
 		return insn_fault(c, in);
 	vec_get(c->native, g.dst, dst);

@@ -754,6 +754,18 @@ TEST(native_masked_out_elements_do_not_fault)
 	fix_free(f);
 }
 
+TEST(native_gather_needs_an_index_register)
+{
+	static const u8 no_sib[] = { 0xc4, 0xe2, 0x59, 0x90, 0x00 },
+			small_address[] = { 0x67, 0xc4, 0xe2, 0x59, 0x90, 0x04, 0x08 },
+			same_registers[] = { 0xc4, 0xe2, 0x59, 0x90, 0x04, 0x00 };
+	struct insn in;
+
+	EQ(decode(&in, no_sib, sizeof no_sib, MODE_64), DECODE_UD);
+	EQ(decode(&in, small_address, sizeof small_address, MODE_32), DECODE_UD);
+	EQ(decode(&in, same_registers, sizeof same_registers, MODE_64), DECODE_UD);
+}
+
 TEST(native_gather_keeps_what_it_did_before_a_fault)
 {
 	struct fix *f = fix_new();
