@@ -467,6 +467,8 @@ static struct block *split_build(struct tcg_cpu *c, gva_t lin, u64 host, gpa_t g
 	if (!split_read(c, lin, b->bytes, b->raw))
 		return NULL;
 	insn_end_of_block(&b->insn[1], b, lin % PAGE_SIZE + b->bytes, c->mode);
+	if (c->trans)
+		trans_block_new(c, b);
 	arena_take(c->interp, sizeof *b + 2 * sizeof(struct insn));
 	block_insert(c, b);
 	c->stat_blocks++;

@@ -101,6 +101,11 @@ struct tcg_cpu {
 	struct {                  /* what translated code reaches by GS, beside some of the above */
 		struct tcg_cpu *self;
 		u64 scratch, old_cc;
+		u64 near_key;   /* XORed with rip to make a tag: the privilege */
+		struct trans_near {
+			u64 tag;
+			const u8 *code;
+		} near[1 << 10]; /* by rip; emptied when addresses change their meaning */
 		u64 span[65];   /* host addresses of groups' spans */
 		u32 exit;
 		struct trans_jump {

@@ -8,7 +8,7 @@
  *
  * A dropped block's entries are overwritten with a way out; its code stays until all translations go at once,
  * when the code memory is full or the interpreter's arena is emptied.  An interrupt is seen when the budget
- * is used up, at most BUDGET instructions later.  Runs on the vCPU's thread. */
+ * is used up.  Jumps forward in a page cost none of it, so it is a multiple of BUDGET instructions at most.  Runs on the vCPU's thread. */
 #include "trans.h"
 
 #include <stdlib.h>
@@ -28,6 +28,14 @@ static void gs_set(struct tcg_cpu *c)
 		return;
 	syscall(SYS_arch_prctl, ARCH_SET_GS, c);
 	gs_is = c;
+}
+
+/* An empty entry has the tag of an address that belongs in another slot. */
+static void near_clear(struct tcg_cpu *c)
+{
+	for (unsigned i = 0; i < ARRAY_LEN(c->hot.near); i++)
+		c->hot.near[i].tag = (u64)(i ^ 1) << 2;
+	c->trans->near_gen = c->xlat_gen;
 }
 
 /* --- one block --------------------------------------------------------------------------------------- */
@@ -87,6 +95,7 @@ static void trans_forget(struct tcg_cpu *c)
 
 	cache_flush(&t->cache);
 	memset(c->hot.jump, 0, sizeof c->hot.jump);
+	near_clear(c);
 	t->blocks = 1;
 	t->sites = 0;
 	t->pending = 0;
@@ -101,7 +110,7 @@ void trans_flush(struct tcg_cpu *c)
 
 void trans_block_new(struct tcg_cpu *c, struct block *b)
 {
-	if (b->key != MODE_64 || !b->link_ok)
+	if (b->key != (MODE_64 | KEY_SPLIT) && (b->key != MODE_64 || !b->link_ok))
 		return;
 	b->heat = HEAT;
 	b->first = b->insn[0].fn;
@@ -155,11 +164,28 @@ static void trans_link(struct tcg_cpu *c, struct trans_block *tb)
 
 	if (t->pending && from->b && e->pgoff == tb->b->insn[0].pgoff &&
 	    !((from->b->host ^ tb->b->host) & ~(u64)(PAGE_SIZE - 1))) {
-		edge_set(t, e, e->reg ? tb->enter_reg : tb->enter_mem);
+		/* No circle of jumps forward is without one back, or to elsewhere. */
+		if (e->pgoff > from->b->insn[0].pgoff)
+			edge_set(t, e, e->reg ? tb->pass_reg : tb->pass_mem);
+		else
+			edge_set(t, e, e->reg ? tb->enter_reg : tb->enter_mem);
 		e->next = tb->in;
 		tb->in = t->pending;
 	}
 	t->pending = 0;
+}
+
+#define USER_KEY (1ull << 62) /* makes an address one that is not canonical */
+
+/* hot.near[] is for the current address space and privilege, and now knows this block. */
+static void near_set(struct tcg_cpu *c, u64 rip, const u8 *code)
+{
+	struct trans_near *n = &c->hot.near[rip >> 2 & (ARRAY_LEN(c->hot.near) - 1)];
+
+	if (c->trans->near_gen != c->xlat_gen)
+		near_clear(c);
+	c->hot.near_key = c->cpl == 3 ? USER_KEY : 0;
+	*n = (struct trans_near){ rip ^ c->hot.near_key, code };
 }
 
 /* Instead of b's first instruction; the budget for b is taken. */
@@ -173,6 +199,7 @@ static HANDLER trans_enter(struct tcg_cpu *c, const struct insn *in)
 	trans_link(c, tb);
 	j->host = b->host;
 	j->code = t->cache.rx + tb->enter_mem;
+	near_set(c, c->code_rip + in->pgoff, j->code);
 	c->budget += b->insns;
 	c->hot.exit = NO_EXIT;
 	gs_set(c);
@@ -225,6 +252,30 @@ static struct block *trans_rest(struct tcg_cpu *c, const struct insn *in)
 	if (in)
 		c->v.s.rip = insn_rip(c, in);
 	return end->aux;
+}
+
+/* Does the fetch TLB have lin's page, and are its bytes these? */
+static bool code_is(const struct tcg_cpu *c, gva_t lin, const u8 *bytes, unsigned n)
+{
+	const struct tlb_entry *t = &c->tlb->x[tlb_index(lin)];
+
+	return lin - t->tag < PAGE_SIZE && memcmp((const u8 *)(lin + t->addend), bytes, n) == 0;
+}
+
+/* b is an instruction that crosses a page, about to run: if its bytes are not the ones it was made from, or
+ * not at hand, the interpreter sees to it. */
+bool trans_split(struct tcg_cpu *c, struct block *b)
+{
+	gva_t lin = insn_rip(c, b->insn);
+	unsigned first = PAGE_SIZE - lin % PAGE_SIZE;
+
+	if (code_is(c, lin, b->raw, first) && code_is(c, lin + first, b->raw + first, b->bytes - first))
+		return true;
+	trans_retire(c, b);
+	b->heat = HEAT;
+	b->insn[0].fn = trans_count;
+	c->v.s.rip = lin;
+	return false;
 }
 
 /* b wants the FP state and it is not there, or may not be used. */
@@ -354,6 +405,7 @@ int trans_init(struct tcg_cpu *c, struct err *e)
 	t->blocks = 1;
 	c->hot.self = c;
 	trans_thunks(c, t);
+	near_clear(c);
 	c->native->guard.trans = t->cache.rx;
 	c->native->guard.trans_len = t->cache.size;
 	c->native->guard.trans_resume = t->cache.rx + t->trap;

@@ -43,6 +43,7 @@ struct trans_block {
 	struct block *b;   /* NULL: dropped */
 	u32 at;            /* offset of its first byte; blocks are in order of it */
 	u32 enter_mem, enter_reg, dead_mem, dead_reg;
+	u32 pass_mem, pass_reg; /* the same without a look at the budget, for jumps forward */
 	u32 site, sites;
 	u32 in;            /* the first edge that leads here, see next */
 	u16 misses;        /* of groups' checks, that a fill of the TLB did not help */
@@ -58,7 +59,8 @@ struct trans {
 	u32 pending;              /* 2 * block + edge: that edge led out of translated code; 0 none */
 	bool busy;                /* translating: a dropped block is not to be reused */
 	/* Offsets of the common code */
-	u32 enter, leave, leave_rip, step, step_flags, fp, group, trap;
+	u32 enter, leave, leave_rip, far, step, step_flags, fp, group, split, trap;
+	u64 near_gen;             /* c->xlat_gen when hot.near[] was emptied last */
 	u64 stat_blocks, stat_flushes, stat_enters;
 };
 
@@ -74,6 +76,7 @@ bool trans_step(struct tcg_cpu *c, const struct insn *in);
 bool trans_fp(struct tcg_cpu *c, struct block *b);
 /* The check of a group missed; info: see group_info(). */
 bool trans_group(struct tcg_cpu *c, const struct insn *in, u64 info);
+bool trans_split(struct tcg_cpu *c, struct block *b);
 bool trans_trap(struct tcg_cpu *c, const struct insn *unused);
 
 /* trans_thunk.c: the code that all blocks share. */
@@ -181,6 +184,11 @@ struct group_info {
 	u16 span;
 };
 _Static_assert(sizeof(struct group_info) == 8, "goes through a register");
+
+/* T2 becomes the offset of rip T0 in hot.near[]. */
+void emit_near_index(struct x64 *a);
+void emit_rr(struct x64 *a, u8 opcode, bool w, unsigned rm, unsigned reg);
+void emit_shift(struct x64 *a, unsigned digit, bool w, unsigned reg, u8 n);
 
 /* trans_op.c */
 bool op_can(const struct insn *in);

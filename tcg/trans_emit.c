@@ -32,13 +32,13 @@ u8 *emit_jcc(struct x64 *a, unsigned cond)
 	return a->p - 4;
 }
 
-static void emit_op_rr(struct x64 *a, u8 opcode, bool w, unsigned rm, unsigned reg)
+void emit_rr(struct x64 *a, u8 opcode, bool w, unsigned rm, unsigned reg)
 {
 	x64_op(a, &(struct x64_op){ .opcode = opcode, .w = w, .reg = (u8)reg, .rm = (u8)rm });
 }
 
 /* digit: 4 SHL, 5 SHR */
-static void emit_shift(struct x64 *a, unsigned digit, bool w, unsigned reg, u8 n)
+void emit_shift(struct x64 *a, unsigned digit, bool w, unsigned reg, u8 n)
 {
 	x64_op(a, &(struct x64_op){ .opcode = 0xc1, .w = w, .reg = (u8)digit, .rm = (u8)reg, .has_imm = true, .imm = n });
 }
@@ -308,34 +308,42 @@ static s32 emit_access(struct emit *e, unsigned i, unsigned which, unsigned size
 }
 
 /* --- ways out ------------------------------------------------------------------------------------------ */
-/* To rip T0, which is anywhere; late: what to do on a fetch TLB miss. add: to guest RSP, once it is sure. */
+void emit_near_index(struct x64 *a)
+{
+	x64_op(a, &(struct x64_op){ .opcode = 0x8d, .reg = T2, .mem = true, .no_base = true, .has_index = true,
+				    .index = T0, .scale = 2 });
+	x64_alu_imm(a, OP_AND, false, T2, (ARRAY_LEN(((struct tcg_cpu *)0)->hot.near) - 1) << 4);
+}
+
+/* To rip T0, which is anywhere.  add: to guest RSP, once it is sure.  In is left to the interpreter if the
+ * fetch TLB does not know the page; without it, that is somebody else's business. */
 static void emit_indirect(struct emit *e, const struct insn *in, s32 add)
 {
 	struct x64 *a = e->a;
-	enum { JUMPS = 1 << JUMP_BITS };
-	u8 *miss = emit_lookup(e, offsetof(struct tlb, x), PAGE_SIZE - 1), *out;
+	u8 *far, *miss;
 
+	x64_mov_rr(a, T1, T0);
+	x64_op(a, &(struct x64_op){ .opcode = 0x33, .w = true, .reg = T1, .mem = true, .gs = true,
+				    .disp = GS_OFF(hot.near_key) });
+	emit_near_index(a);
+	x64_op(a, &(struct x64_op){ .opcode = 0x39, .w = true, .reg = T1, .rm = T2, .mem = true, .gs = true,
+				    .gs_base = true, .disp = GS_OFF(hot.near) });
+	far = emit_jcc(a, CC_NE);
+	if (add)
+		x64_lea(a, HOST_SP, HOST_SP, add);
+	x64_alu_imm(a, OP_AND, true, T0, -(s32)PAGE_SIZE);
+	x64_store_gs(a, T0, GS_OFF(code_rip));
+	x64_op(a, &(struct x64_op){ .opcode = 0xff, .reg = 4, .rm = T2, .mem = true, .gs = true, .gs_base = true,
+				    .disp = GS_OFF(hot.near) + 8 });
+	emit_patch(far, a->p);
+	miss = emit_lookup(e, offsetof(struct tlb, x), PAGE_SIZE - 1);
 	if (in)
 		late_add(e, miss, in);
 	else
 		emit_patch(miss, trans_rw(e->t, e->t->leave_rip));
-	x64_load(a, T1, T1, offsetof(struct tlb, x) + 8);
-	emit_op_rr(a, 0x01, true, T1, T0);
 	if (add)
 		x64_lea(a, HOST_SP, HOST_SP, add);
-	x64_mov_rr(a, T2, T1);
-	emit_shift(a, 5, true, T2, 12);
-	emit_op_rr(a, 0x31, true, T2, T1);
-	x64_alu_imm(a, OP_AND, false, T2, JUMPS - 1);
-	emit_shift(a, 4, false, T2, 4);
-	x64_op(a, &(struct x64_op){ .opcode = 0x39, .w = true, .reg = T1, .rm = T2, .mem = true, .gs = true,
-				    .gs_base = true, .disp = GS_OFF(hot.jump) });
-	out = emit_jcc(a, CC_NE);
-	emit_patch(out, trans_rw(e->t, e->t->leave_rip));
-	x64_alu_imm(a, OP_AND, true, T0, -(s32)PAGE_SIZE);
-	x64_store_gs(a, T0, GS_OFF(code_rip));
-	x64_op(a, &(struct x64_op){ .opcode = 0xff, .reg = 4, .rm = T2, .mem = true, .gs = true, .gs_base = true,
-				    .disp = GS_OFF(hot.jump) + 8 });
+	emit_jump(a, trans_rw(e->t, e->t->far));
 }
 
 static u32 emit_off(const struct emit *e, const u8 *p)
@@ -738,7 +746,8 @@ static u8 *emit_budget_quiet(struct emit *e)
 static u8 *emit_entries(struct emit *e)
 {
 	struct x64 *a = e->a;
-	bool live = e->live[0], clobber = live && (e->fp_need || begins_with_clobber(e));
+	bool live = e->live[0], split = e->b->key & KEY_SPLIT;
+	bool clobber = live && (split || e->fp_need || begins_with_clobber(e));
 	u8 *fail;
 
 	if (clobber) {
@@ -756,6 +765,8 @@ static u8 *emit_entries(struct emit *e)
 	e->in_mem = clobber;
 	e->in_reg = live && !clobber;
 	fail = e->in_reg ? emit_budget_quiet(e) : emit_budget(e);
+	e->tb->pass_mem = e->in_reg ? e->tb->enter_mem : emit_off(e, a->p);
+	e->tb->pass_reg = clobber ? e->tb->enter_reg : emit_off(e, a->p);
 	return fail;
 }
 
@@ -823,6 +834,10 @@ bool trans_emit(struct tcg_cpu *c, struct block *b, struct trans_block *tb, stru
 	fail = emit_entries(&e);
 	in_reg = e.in_reg;
 	in_mem = e.in_mem;
+	if (b->key & KEY_SPLIT) {
+		emit_imm64(a, T0, (u64)b);
+		emit_call(a, trans_rw(e.t, e.t->split));
+	}
 	if (e.fp_need)
 		emit_fp_entry(&e);
 	for (i = 0; i < n; i++)

@@ -110,6 +110,37 @@ static void thunk_trap(struct x64 *a)
 	thunk_return(a);
 }
 
+/* To rip T0, not in hot.near[], T1 its entry of the fetch TLB: by its host address, and put it there. */
+static void thunk_far(struct x64 *a, u8 *leave_rip)
+{
+	struct x64_op at = { .w = true, .rm = T2, .mem = true, .gs = true, .gs_base = true };
+
+	x64_load(a, T1, T1, offsetof(struct tlb, x) + 8);
+	emit_rr(a, 0x01, true, T1, T0);
+	x64_mov_rr(a, T2, T1);
+	emit_shift(a, 5, true, T2, 12);
+	emit_rr(a, 0x31, true, T2, T1);
+	x64_alu_imm(a, 4, false, T2, (1 << JUMP_BITS) - 1);
+	emit_shift(a, 4, false, T2, 4);
+	at.opcode = 0x39, at.reg = T1, at.disp = GS_OFF(hot.jump);
+	x64_op(a, &at);
+	emit_patch(emit_jcc(a, 5), leave_rip);
+	at.opcode = 0x8b, at.disp = GS_OFF(hot.jump) + 8;
+	x64_op(a, &at);
+	emit_near_index(a);
+	at.opcode = 0x89, at.disp = GS_OFF(hot.near) + 8;
+	x64_op(a, &at);
+	x64_mov_rr(a, T1, T0);
+	x64_op(a, &(struct x64_op){ .opcode = 0x33, .w = true, .reg = T1, .mem = true, .gs = true,
+				    .disp = GS_OFF(hot.near_key) });
+	at.disp = GS_OFF(hot.near);
+	x64_op(a, &at);
+	x64_alu_imm(a, 4, true, T0, -(s32)PAGE_SIZE);
+	x64_store_gs(a, T0, GS_OFF(code_rip));
+	x64_op(a, &(struct x64_op){ .opcode = 0xff, .reg = 4, .rm = T2, .mem = true, .gs = true, .gs_base = true,
+				    .disp = GS_OFF(hot.near) + 8 });
+}
+
 void trans_thunks(struct tcg_cpu *c, struct trans *t)
 {
 	struct x64 a = { cache_reserve(&t->cache, PAGE_SIZE), t->cache.rw + PAGE_SIZE, false };
@@ -122,6 +153,8 @@ void trans_thunks(struct tcg_cpu *c, struct trans *t)
 	x64_store_gs(&a, T0, GS_OFF(v.s.rip));
 	t->leave = HERE;
 	thunk_leave(&a);
+	t->far = HERE;
+	thunk_far(&a, trans_rw(t, t->leave_rip));
 	t->step = HERE;
 	thunk_c(&a, (u64)trans_step, false);
 	t->step_flags = HERE;
@@ -130,6 +163,8 @@ void trans_thunks(struct tcg_cpu *c, struct trans *t)
 	thunk_c(&a, (u64)trans_fp, false);
 	t->group = HERE;
 	thunk_c(&a, (u64)trans_group, false);
+	t->split = HERE;
+	thunk_c(&a, (u64)trans_split, false);
 	t->trap = HERE;
 	thunk_trap(&a);
 	ASSERT(!a.full);
