@@ -1,8 +1,8 @@
 /* kvm.c - the KVM engine: the VM, its memory slots and vCPUs, the run loop and every exit.
  *
- * A vCPU's thread is the only one to touch its fd and its kvm_run page, but for the kick, which sets
- * immediate_exit and sends a signal.  The instruction behind a port or memory exit is finished only by the
- * next KVM_RUN, so requests that look at the state wait for that (io_pending).
+ * A vCPU's thread is the only one to touch its fd and its kvm_run page, but for the kick, which
+ * sets immediate_exit and sends a signal.  The instruction behind a port or memory exit is
+ * finished only by the next KVM_RUN, so requests that look at the state wait for that (io_pending).
  * What the kernel cannot emulate, the software CPU executes: one instruction, state out and in.
  * Source: Linux Documentation/virt/kvm/api.rst. */
 #include "kvm_priv.h"
@@ -35,20 +35,21 @@ bool kvm_cpu_ioctl(struct kvm_cpu *c, unsigned long request, void *arg, const ch
 	return false;
 }
 
-/* --- the VM -------------------------------------------------------------------------------------- */
+/* --- the VM ----------------------------------------------------------------------------------- */
 static int vm_open(struct kvm_vm *vm, struct err *e)
 {
 	vm->dev_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (vm->dev_fd < 0)
-		return err_set(e, -errno, "/dev/kvm: cannot open (%s); use --accel tcg%s", strerror(errno),
-			       errno == EACCES ? ", or join the group kvm" : "");
+		return err_set(e, -errno, "/dev/kvm: cannot open (%s); use --accel tcg%s",
+			       strerror(errno), errno == EACCES ? ", or join the group kvm" : "");
 	if (ioctl(vm->dev_fd, KVM_GET_API_VERSION, 0) != API_VERSION)
 		return err_set(e, -ENOTSUP, "/dev/kvm: not KVM's API 12; use --accel tcg");
 	do
 		vm->vm_fd = ioctl(vm->dev_fd, KVM_CREATE_VM, 0);
 	while (vm->vm_fd < 0 && errno == EINTR);
 	if (vm->vm_fd < 0)
-		return err_set(e, -errno, "/dev/kvm: cannot create a VM (%s); use --accel tcg", strerror(errno));
+		return err_set(e, -errno, "/dev/kvm: cannot create a VM (%s); use --accel tcg",
+			       strerror(errno));
 	return 0;
 }
 
@@ -58,17 +59,24 @@ static int vm_need(struct kvm_vm *vm, struct err *e)
 		int cap;
 		const char *name;
 	} need[] = {
-		{ KVM_CAP_USER_MEMORY, "user memory" }, { KVM_CAP_READONLY_MEM, "read-only memory" },
-		{ KVM_CAP_IMMEDIATE_EXIT, "immediate exit" }, { KVM_CAP_SPLIT_IRQCHIP, "split irqchip" },
-		{ KVM_CAP_XSAVE, "XSAVE" }, { KVM_CAP_XCRS, "XCRs" }, { KVM_CAP_DEBUGREGS, "debug registers" },
-		{ KVM_CAP_VCPU_EVENTS, "vCPU events" }, { KVM_CAP_MP_STATE, "MP state" },
-		{ KVM_CAP_SIGNAL_MSI, "MSI" }, { KVM_CAP_ADJUST_CLOCK, "clock" },
+		{ KVM_CAP_USER_MEMORY, "user memory" },
+		{ KVM_CAP_READONLY_MEM, "read-only memory" },
+		{ KVM_CAP_IMMEDIATE_EXIT, "immediate exit" },
+		{ KVM_CAP_SPLIT_IRQCHIP, "split irqchip" },
+		{ KVM_CAP_XSAVE, "XSAVE" },
+		{ KVM_CAP_XCRS, "XCRs" },
+		{ KVM_CAP_DEBUGREGS, "debug registers" },
+		{ KVM_CAP_VCPU_EVENTS, "vCPU events" },
+		{ KVM_CAP_MP_STATE, "MP state" },
+		{ KVM_CAP_SIGNAL_MSI, "MSI" },
+		{ KVM_CAP_ADJUST_CLOCK, "clock" },
 	};
 	int bytes;
 
 	for (size_t i = 0; i < ARRAY_LEN(need); i++)
 		if (ioctl(vm->vm_fd, KVM_CHECK_EXTENSION, need[i].cap) <= 0)
-			return err_set(e, -ENOTSUP, "/dev/kvm: has no %s; use --accel tcg", need[i].name);
+			return err_set(e, -ENOTSUP, "/dev/kvm: has no %s; use --accel tcg",
+				       need[i].name);
 	bytes = ioctl(vm->dev_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
 	if (bytes < (int)sizeof(struct kvm_run))
 		return err_set(e, -ENOTSUP, "/dev/kvm: vCPU pages are too small; use --accel tcg");
@@ -85,7 +93,8 @@ static bool vm_enable(struct kvm_vm *vm, u32 cap, u64 arg)
 	return ioctl(vm->vm_fd, KVM_ENABLE_CAP, &enable) >= 0;
 }
 
-/* Things a kernel may lack: without them unknown MSRs raise #GP and odd instructions of programs #UD. */
+/* Things a kernel may lack: without them unknown MSRs raise #GP and odd instructions of programs
+ * #UD. */
 static void vm_enable_extras(struct kvm_vm *vm)
 {
 	u64 identity = IDENTITY_ADDR;
@@ -117,7 +126,9 @@ static int vm_memory(struct kvm_vm *vm, struct err *e)
 	for (u32 i = 0; i < m->n; i++) {
 		rc = vm_slot(vm, &m->region[i], 0);
 		if (rc < 0)
-			return err_set(e, rc, "/dev/kvm: refuses memory at %#" PRIx64 " (%s); give less with --mem",
+			return err_set(e, rc,
+				       "/dev/kvm: refuses memory at %#" PRIx64
+				       " (%s); give less with --mem",
 				       m->region[i].gpa, strerror(-rc));
 	}
 	return 0;
@@ -132,7 +143,8 @@ static void on_kick(int sig, siginfo_t *si, void *ctx)
 
 static void install_kick(void)
 {
-	struct sigaction sa = { .sa_sigaction = on_kick, .sa_flags = SA_SIGINFO }; /* no SA_RESTART */
+	struct sigaction sa = { .sa_sigaction = on_kick,
+				.sa_flags = SA_SIGINFO }; /* no SA_RESTART */
 
 	sigaction(KVM_KICK_SIGNAL, &sa, NULL);
 }
@@ -207,7 +219,8 @@ int kvm_dirty_log(struct engine_env *env, bool on)
 
 	for (u32 i = 0; i < m->n && rc == 0; i++)
 		if (!m->region[i].rom)
-			rc = vm_slot(env->engine_priv, &m->region[i], on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
+			rc = vm_slot(env->engine_priv, &m->region[i],
+				     on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
 	return rc;
 }
 
@@ -219,7 +232,7 @@ int kvm_dirty_take(struct engine_env *env, u32 i, u64 *bitmap)
 	return ioctl(vm->vm_fd, KVM_GET_DIRTY_LOG, &log) < 0 ? -errno : 0;
 }
 
-/* --- vCPUs ---------------------------------------------------------------------------------------- */
+/* --- vCPUs ------------------------------------------------------------------------------------ */
 static void kvm_vcpu_free(struct vcpu *v)
 {
 	struct kvm_cpu *c;
@@ -244,11 +257,13 @@ static int vcpu_create(struct kvm_cpu *c, struct err *e)
 
 	c->fd = ioctl(c->vm->vm_fd, KVM_CREATE_VCPU, (unsigned long)index);
 	if (c->fd < 0)
-		return err_set(e, -errno, "/dev/kvm: cannot create vCPU %u (%s); give fewer with --cpus", index,
-			       strerror(errno));
+		return err_set(e, -errno,
+			       "/dev/kvm: cannot create vCPU %u (%s); give fewer with --cpus",
+			       index, strerror(errno));
 	run = mmap(NULL, c->vm->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, c->fd, 0);
 	if (run == MAP_FAILED)
-		return err_set(e, -errno, "/dev/kvm: cannot map vCPU %u (%s)", index, strerror(errno));
+		return err_set(e, -errno, "/dev/kvm: cannot map vCPU %u (%s)", index,
+			       strerror(errno));
 	c->run = run;
 	c->timer_at_ns = UINT64_MAX;
 	c->xsave = aligned_alloc(64, ALIGN_UP(c->vm->xsave_bytes, 64));
@@ -284,8 +299,8 @@ static struct vcpu *kvm_vcpu_new(struct engine_env *env, u32 index, struct err *
 	return &c->v;
 }
 
-/* Any thread.  The vCPU clears immediate_exit before it looks at its requests, so either it sees them or
- * KVM_RUN comes back at once; the signal is for a guest that runs already. */
+/* Any thread.  The vCPU clears immediate_exit before it looks at its requests, so either it sees
+ * them or KVM_RUN comes back at once; the signal is for a guest that runs already. */
 static void kvm_kick(struct vcpu *v)
 {
 	struct kvm_cpu *c = kvm_of(v);
@@ -296,7 +311,7 @@ static void kvm_kick(struct vcpu *v)
 		syscall(SYS_tgkill, getpid(), tid, KVM_KICK_SIGNAL);
 }
 
-/* --- exits ---------------------------------------------------------------------------------------- */
+/* --- exits ------------------------------------------------------------------------------------ */
 static int crash(struct kvm_cpu *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 static int crash(struct kvm_cpu *c, const char *fmt, ...)
 {
@@ -358,7 +373,8 @@ static bool lapic_page(struct kvm_cpu *c, u64 addr, u8 *data, u32 len, bool writ
 	return true;
 }
 
-/* The kernel splits at page boundaries, so any length up to 8 occurs; the bus takes powers of two. */
+/* The kernel splits at page boundaries, so any length up to 8 occurs; the bus takes powers of two.
+ */
 static int exit_mmio(struct kvm_cpu *c)
 {
 	struct kvm_run *run = c->run;
@@ -394,8 +410,8 @@ static int exit_msr(struct kvm_cpu *c, bool write)
 	return RUN_ON;
 }
 
-/* Only without a local APIC in the kernel.  The vCPU's loop sleeps, and comes back through why_not_run; it
- * looks at RFLAGS.IF, and shows more only of a guest that nothing can wake. */
+/* Only without a local APIC in the kernel.  The vCPU's loop sleeps, and comes back through
+ * why_not_run; it looks at RFLAGS.IF, and shows more only of a guest that nothing can wake. */
 static int exit_hlt(struct kvm_cpu *c)
 {
 	c->v.s.rflags |= BIT(9);
@@ -407,7 +423,7 @@ static int exit_hlt(struct kvm_cpu *c)
 
 static int step_failed(struct kvm_cpu *c, const struct err *e)
 {
-	return crash(c, "an instruction that KVM cannot emulate, and the software CPU cannot either: %s", e->text);
+	return crash(c, "neither KVM nor the software CPU can execute an instruction: %s", e->text);
 }
 
 /* KVM_INTERNAL_ERROR_EMULATION: do it here, and tell once. */
@@ -419,7 +435,7 @@ static int step(struct kvm_cpu *c)
 	kvm_pull_cpu(c);
 	c->v.s.event_valid = 0; /* the #UD that the kernel had in mind instead */
 	if (!c->stat_fixups++)
-		log_dbg("kvm", "vcpu%u: an instruction at %#" PRIx64 " is executed by the software CPU",
+		log_dbg("kvm", "vcpu%u: the software CPU executes an instruction at %#" PRIx64,
 			c->v.index, c->v.s.rip);
 	rc = tcg_step_foreign(&c->step, &c->v, &e);
 	if (rc < 0)
@@ -435,7 +451,9 @@ static int exit_internal_error(struct kvm_cpu *c)
 
 	if (run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION)
 		return step(c);
-	return crash(c, "KVM internal error %u (data %#" PRIx64 " %#" PRIx64 "); the host's log may say more",
+	return crash(c,
+		     "KVM internal error %u (data %#" PRIx64 " %#" PRIx64
+		     "); the host's log may say more",
 		     run->internal.suberror, n > 0 ? (u64)run->internal.data[0] : 0,
 		     n > 1 ? (u64)run->internal.data[1] : 0);
 }
@@ -482,12 +500,15 @@ static int handle_exit(struct kvm_cpu *c)
 	case KVM_EXIT_SYSTEM_EVENT: return exit_system_event(c);
 	case KVM_EXIT_INTERNAL_ERROR: return exit_internal_error(c);
 	case KVM_EXIT_FAIL_ENTRY:
-		return crash(c, "KVM cannot enter the guest (hardware reason %#" PRIx64 " on host CPU %u)",
-			     (u64)run->fail_entry.hardware_entry_failure_reason, run->fail_entry.cpu);
+		return crash(c, "KVM cannot enter the guest (reason %#" PRIx64 ", host CPU %u)",
+			     (u64)run->fail_entry.hardware_entry_failure_reason,
+			     run->fail_entry.cpu);
 	case KVM_EXIT_EXCEPTION:
-		return crash(c, "KVM exception exit (vector %u, error %#x)", run->ex.exception, run->ex.error_code);
+		return crash(c, "KVM exception exit (vector %u, error %#x)", run->ex.exception,
+			     run->ex.error_code);
 	case KVM_EXIT_DEBUG:
-		return crash(c, "KVM debug exit at %#" PRIx64 ", and nobody is debugging", (u64)run->debug.arch.pc);
+		return crash(c, "KVM debug exit at %#" PRIx64 ", and nobody is debugging",
+			     (u64)run->debug.arch.pc);
 	case KVM_EXIT_UNKNOWN:
 		return crash(c, "KVM exit for an unknown hardware reason %#" PRIx64,
 			     (u64)run->hw.hardware_exit_reason);
@@ -495,10 +516,10 @@ static int handle_exit(struct kvm_cpu *c)
 	}
 }
 
-/* --- guests that halt for good ---------------------------------------------------------------------- */
-/* A HLT with interrupts off never leaves a KVM that has the local APICs.  So once a second vCPUs without
- * exits are kicked, and those that turn out to sleep so tell the loop; they stay in KVM_RUN, for an INIT or
- * an NMI may still come. */
+/* --- guests that halt for good ---------------------------------------------------------------- */
+/* A HLT with interrupts off never leaves a KVM that has the local APICs.  So once a second vCPUs
+ * without exits are kicked, and those that turn out to sleep so tell the loop; they stay in
+ * KVM_RUN, for an INIT or an NMI may still come. */
 static void kvm_watch(void *arg)
 {
 	struct kvm_vm *vm = arg;
@@ -514,8 +535,9 @@ static void kvm_watch(void *arg)
 	timer_arm(&vm->watch, loop_now_ns(vm->env->loop) + NS_PER_SEC);
 }
 
-/* After a KVM_RUN that was interrupted.  The second look counts: by then all vCPUs have had their first, so
- * that the machine, which asks whether all are dead, knows of those that were started meanwhile. */
+/* After a KVM_RUN that was interrupted.  The second look counts: by then all vCPUs have had their
+ * first, so that the machine, which asks whether all are dead, knows of those that were started
+ * meanwhile. */
 static void note_dead_halt(struct kvm_cpu *c)
 {
 	if (!kvm_has_lapic(c->vm))
@@ -541,8 +563,9 @@ static void note_alive(struct kvm_cpu *c)
 	atomic_store_explicit(&c->v.dead_halt, 0, memory_order_relaxed);
 }
 
-/* --- requests ------------------------------------------------------------------------------------- */
-/* Requests that read or change the vCPU's state: INIT and SIPI come from our own local APICs only. */
+/* --- requests --------------------------------------------------------------------------------- */
+/* Requests that read or change the vCPU's state: INIT and SIPI come from our own local APICs only.
+ */
 static void change_state(struct kvm_cpu *c, u32 req)
 {
 	struct vcpu *v = &c->v;
@@ -610,7 +633,8 @@ static int why_not_run(struct kvm_cpu *c)
 	return VEXIT_HALT;
 }
 
-/* User irqchip: CR8 and IA32_APIC_BASE are our local APIC's, but the guest writes them in the kernel. */
+/* User irqchip: CR8 and IA32_APIC_BASE are our local APIC's, but the guest writes them in the
+ * kernel. */
 static void sync_apic(struct kvm_cpu *c)
 {
 	u64 base;
@@ -655,7 +679,7 @@ static enum vexit kvm_run(struct vcpu *v)
 	}
 }
 
-/* --- statistics ----------------------------------------------------------------------------------- */
+/* --- statistics ------------------------------------------------------------------------------- */
 u64 kvm_fixups(const struct engine_env *env)
 {
 	u64 sum = 0;
@@ -670,8 +694,10 @@ static void kvm_stats(struct engine_env *env)
 	for (u32 i = 0; i < env->nr_vcpus; i++) {
 		const struct kvm_cpu *c = kvm_of(env->vcpus[i]);
 
-		fprintf(stderr, "vcpu%u: %" PRIu64 " exits: %" PRIu64 " port, %" PRIu64 " memory, %" PRIu64
-			" interrupt window, %" PRIu64 " EOI; %" PRIu64 " instructions executed here\n",
+		fprintf(stderr,
+			"vcpu%u: %" PRIu64 " exits: %" PRIu64 " port, %" PRIu64 " memory, %" PRIu64
+			" interrupt window, %" PRIu64 " EOI; %" PRIu64
+			" instructions executed here\n",
 			i, c->v.stat_exits, c->stat_exit[KVM_EXIT_IO], c->stat_exit[KVM_EXIT_MMIO],
 			c->stat_exit[KVM_EXIT_IRQ_WINDOW_OPEN], c->stat_exit[KVM_EXIT_IOAPIC_EOI],
 			c->stat_fixups);
@@ -679,7 +705,14 @@ static void kvm_stats(struct engine_env *env)
 }
 
 const struct engine kvm_engine = {
-	.name = "kvm", .init = kvm_init, .free = kvm_free, .vcpu_new = kvm_vcpu_new,
-	.vcpu_free = kvm_vcpu_free, .run = kvm_run, .pull = kvm_pull, .push = kvm_push, .kick = kvm_kick,
+	.name = "kvm",
+	.init = kvm_init,
+	.free = kvm_free,
+	.vcpu_new = kvm_vcpu_new,
+	.vcpu_free = kvm_vcpu_free,
+	.run = kvm_run,
+	.pull = kvm_pull,
+	.push = kvm_push,
+	.kick = kvm_kick,
 	.stats = kvm_stats,
 };

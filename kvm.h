@@ -12,7 +12,7 @@ enum kvm_verdict {
 /* Try the host's KVM in a throw-away VM.  why gets one sentence for the user. */
 enum kvm_verdict kvm_probe(char *why, size_t n);
 
-/* --- short cuts past the vCPU threads; env is the KVM engine's ------------------------------------- */
+/* --- short cuts past the vCPU threads; env is the KVM engine's -------------------------------- */
 /* Have writes of len bytes to addr (a port, or memory) signal fd instead of leaving the guest; with
  * match only those of value.  len 0: any size, memory only.  0 or -errno. */
 struct kvm_doorbell {
@@ -23,8 +23,8 @@ struct kvm_doorbell {
 };
 int kvm_ioeventfd(struct engine_env *env, const struct kvm_doorbell *d, bool on);
 
-/* Have signals of fd raise gsi, a pin of the in-kernel IOAPIC or a GSI of kvm_route_msi.  A level interrupt
- * gives resample, signalled at EOI; else -1. 0 or -errno. */
+/* Have signals of fd raise gsi, a pin of the in-kernel IOAPIC or a GSI of kvm_route_msi.  A level
+ * interrupt gives resample, signalled at EOI; else -1. 0 or -errno. */
 int kvm_irqfd(struct engine_env *env, u32 gsi, int fd, int resample, bool on);
 
 /* Route a GSI of 24 or more to a message.  0 or -errno; -ENOSPC after 256 of them. */

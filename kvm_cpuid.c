@@ -1,5 +1,5 @@
-/* kvm_cpuid.c - our CPU model as KVM_SET_CPUID2 wants it: every leaf of cpuid.c, its feature bits cut to
- * those that this KVM supports.
+/* kvm_cpuid.c - our CPU model as KVM_SET_CPUID2 wants it: every leaf of cpuid.c, its feature bits
+ * cut to those that this KVM supports.
  * Source: Linux Documentation/virt/kvm/api.rst "KVM_GET_SUPPORTED_CPUID". */
 #include "kvm_priv.h"
 
@@ -9,8 +9,8 @@
 enum { ENTRIES_MAX = 256, SUBLEAVES_MAX = 8 };
 enum { EAX, EBX, ECX, EDX };
 
-/* What GET_SUPPORTED_CPUID does not tell although KVM does it: TSC deadline timer, OSXSAVE (follows CR4) and
- * the hypervisor bit. */
+/* What GET_SUPPORTED_CPUID does not tell although KVM does it: TSC deadline timer, OSXSAVE (follows
+ * CR4) and the hypervisor bit. */
 enum { ECX_ALWAYS = 1u << 24 | 1u << 27 | 1u << 31 };
 /* What a local APIC outside the kernel cannot do under KVM: x2APIC and the TSC deadline timer. */
 enum { ECX_KERNEL_APIC = 1u << 21 | 1u << 24 };
@@ -26,7 +26,8 @@ static const struct {
 
 int kvm_cpuid_supported(struct kvm_vm *vm, struct err *e)
 {
-	vm->supported = calloc(1, sizeof *vm->supported + ENTRIES_MAX * sizeof(struct kvm_cpuid_entry2));
+	vm->supported =
+		calloc(1, sizeof *vm->supported + ENTRIES_MAX * sizeof(struct kvm_cpuid_entry2));
 	if (!vm->supported)
 		return err_set(e, -ENOMEM, "/dev/kvm: no host memory");
 	vm->supported->nent = ENTRIES_MAX;
@@ -88,7 +89,8 @@ static void cut_xsave(const struct kvm_vm *vm, struct kvm_cpuid_entry2 *k)
 
 static bool has_subleaves(u32 leaf)
 {
-	return leaf == 4 || leaf == 7 || leaf == 0xb || leaf == 0xd || leaf == 0x1f || leaf == 0x8000001d;
+	return leaf == 4 || leaf == 7 || leaf == 0xb || leaf == 0xd || leaf == 0x1f ||
+	       leaf == 0x8000001d;
 }
 
 static void add_leaf(struct kvm_cpu *c, struct kvm_cpuid2 *list, u32 leaf)
@@ -103,9 +105,14 @@ static void add_leaf(struct kvm_cpu *c, struct kvm_cpuid2 *list, u32 leaf)
 		if (sub && !(o.eax | o.ebx | o.edx))
 			continue;
 		ASSERT(list->nent < ENTRIES_MAX);
-		*k = (struct kvm_cpuid_entry2){ .function = leaf, .index = sub, .eax = o.eax, .ebx = o.ebx,
-						.ecx = o.ecx, .edx = o.edx,
-						.flags = n > 1 ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0 };
+		*k = (struct kvm_cpuid_entry2){ .function = leaf,
+						.index = sub,
+						.eax = o.eax,
+						.ebx = o.ebx,
+						.ecx = o.ecx,
+						.edx = o.edx,
+						.flags = n > 1 ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX
+							       : 0 };
 		cut(c->vm, k);
 		if (leaf == 0xd)
 			cut_xsave(c->vm, k);

@@ -1,7 +1,8 @@
 /* kvm_irq.c - interrupts under KVM, in three shapes:
- * - split (the default): local APICs in the kernel; our own 8259s and IOAPIC.  Pins become messages
- *   (KVM_SIGNAL_MSI), the 8259's vector is given at an interrupt window (KVM_INTERRUPT).  The kernel tells
- *   of an EOI only for vectors in its routing table, so each level-triggered message is entered there first.
+ * - split (the default): local APICs in the kernel; our own 8259s and IOAPIC.  Pins become
+ *   messages (KVM_SIGNAL_MSI), the 8259's vector is given at an interrupt window (KVM_INTERRUPT).
+ *   The kernel tells of an EOI only for vectors in its routing table, so each level-triggered
+ *   message is entered there first.
  * - kernel: both controllers in the kernel too; lines are KVM_IRQ_LINE.
  * - user: everything ours; the vCPU's thread polls its local APIC, whose timer is a signal.
  *
@@ -24,7 +25,7 @@ enum { PIC_PINS = 8, ISA_IRQS = 16, TIMER_GSI = 0, TIMER_PIN = 2, MSI_DATA_LEVEL
 #endif
 #define TIMER_MAX_NS (3600 * NS_PER_SEC)
 
-/* --- routes ------------------------------------------------------------------------------------------ */
+/* --- routes ----------------------------------------------------------------------------------- */
 /* Hand the whole table to the kernel; route_lock held or single-threaded. */
 static int routes_set(struct kvm_vm *vm)
 {
@@ -45,7 +46,8 @@ static struct kvm_irq_routing_entry *routes_add(struct kvm_vm *vm, u32 gsi, u32 
 static void route_to_msi(struct kvm_irq_routing_entry *r, u64 addr, u32 data)
 {
 	r->type = KVM_IRQ_ROUTING_MSI;
-	r->u.msi = (struct kvm_irq_routing_msi){ .address_lo = (u32)addr, .address_hi = (u32)(addr >> 32),
+	r->u.msi = (struct kvm_irq_routing_msi){ .address_lo = (u32)addr,
+						 .address_hi = (u32)(addr >> 32),
 						 .data = data };
 }
 
@@ -55,8 +57,8 @@ static bool route_is(const struct kvm_irq_routing_entry *r, u64 addr, u32 data)
 	       r->u.msi.data == data;
 }
 
-/* Split: make sure that the EOI of this level-triggered message will be told.  Pins and messages are few and
- * settle early, so the table changes rarely. */
+/* Split: make sure that the EOI of this level-triggered message will be told.  Pins and messages
+ * are few and settle early, so the table changes rarely. */
 static void route_for_eoi(struct kvm_vm *vm, u64 addr, u32 data)
 {
 	struct kvm_irq_routing_entry *pin = vm->routes.entry;
@@ -99,8 +101,12 @@ int kvm_ioeventfd(struct engine_env *env, const struct kvm_doorbell *d, bool on)
 {
 	struct kvm_vm *vm = env->engine_priv;
 	struct kvm_ioeventfd k = {
-		.addr = d->addr, .len = d->len, .fd = d->fd, .datamatch = d->value,
-		.flags = (d->pio ? KVM_IOEVENTFD_FLAG_PIO : 0) | (d->match ? KVM_IOEVENTFD_FLAG_DATAMATCH : 0) |
+		.addr = d->addr,
+		.len = d->len,
+		.fd = d->fd,
+		.datamatch = d->value,
+		.flags = (d->pio ? KVM_IOEVENTFD_FLAG_PIO : 0) |
+			 (d->match ? KVM_IOEVENTFD_FLAG_DATAMATCH : 0) |
 			 (on ? 0 : KVM_IOEVENTFD_FLAG_DEASSIGN),
 	};
 
@@ -110,7 +116,9 @@ int kvm_ioeventfd(struct engine_env *env, const struct kvm_doorbell *d, bool on)
 int kvm_irqfd(struct engine_env *env, u32 gsi, int fd, int resample, bool on)
 {
 	struct kvm_vm *vm = env->engine_priv;
-	struct kvm_irqfd k = { .fd = (u32)fd, .gsi = gsi, .flags = on ? 0 : KVM_IRQFD_FLAG_DEASSIGN };
+	struct kvm_irqfd k = { .fd = (u32)fd,
+			       .gsi = gsi,
+			       .flags = on ? 0 : KVM_IRQFD_FLAG_DEASSIGN };
 
 	if (resample >= 0) {
 		k.flags |= KVM_IRQFD_FLAG_RESAMPLE;
@@ -119,13 +127,16 @@ int kvm_irqfd(struct engine_env *env, u32 gsi, int fd, int resample, bool on)
 	return ioctl(vm->vm_fd, KVM_IRQFD, &k) < 0 ? -errno : 0;
 }
 
-/* --- the irqchips --------------------------------------------------------------------------------------- */
+/* --- the irqchips ----------------------------------------------------------------------------- */
 static void kvm_signal_msi(struct irqchip *c, u64 addr, u32 data)
 {
 	struct kvm_vm *vm = c->priv;
-	struct kvm_msi msi = { .address_lo = (u32)addr, .address_hi = (u32)(addr >> 32), .data = data };
+	struct kvm_msi msi = { .address_lo = (u32)addr,
+			       .address_hi = (u32)(addr >> 32),
+			       .data = data };
 
-	ioctl(vm->vm_fd, KVM_SIGNAL_MSI, &msi); /* a message for nobody is an error we do not share */
+	ioctl(vm->vm_fd, KVM_SIGNAL_MSI,
+	      &msi); /* a message for nobody is an error we do not share */
 }
 
 static void split_msi(struct irqchip *c, u64 addr, u32 data)
@@ -163,12 +174,14 @@ static void kernel_intr(struct irqchip *c, bool level)
 {
 }
 
-static const struct irqchip_ops split_ops = { .name = "kvm-split", .set = split_set, .msi = split_msi,
-					      .intr = split_intr };
+static const struct irqchip_ops split_ops = {
+	.name = "kvm-split", .set = split_set, .msi = split_msi, .intr = split_intr
+};
 static const struct irqchip_ops kernel_ops = { .name = "kvm-kernel", .set = kernel_set,
 					       .msi = kvm_signal_msi, .intr = kernel_intr };
 
-/* Every pin needs a route of its own for the kernel to look at; a message to nowhere until it is used. */
+/* Every pin needs a route of its own for the kernel to look at; a message to nowhere until it is
+ * used. */
 static int split_init(struct kvm_vm *vm, struct err *e)
 {
 	struct kvm_enable_cap cap = { .cap = KVM_CAP_SPLIT_IRQCHIP, .args = { IOAPIC_PINS } };
@@ -190,7 +203,8 @@ static void kernel_routes(struct kvm_vm *vm)
 
 		if (gsi < ISA_IRQS) {
 			r = routes_add(vm, gsi, KVM_IRQ_ROUTING_IRQCHIP);
-			r->u.irqchip.irqchip = gsi < PIC_PINS ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE;
+			r->u.irqchip.irqchip = gsi < PIC_PINS ? KVM_IRQCHIP_PIC_MASTER
+							      : KVM_IRQCHIP_PIC_SLAVE;
 			r->u.irqchip.pin = gsi % PIC_PINS;
 		}
 		if (gsi == TIMER_PIN)
@@ -204,7 +218,8 @@ static void kernel_routes(struct kvm_vm *vm)
 static int kernel_init(struct kvm_vm *vm, struct err *e)
 {
 	if (ioctl(vm->vm_fd, KVM_CREATE_IRQCHIP, 0) < 0)
-		return err_set(e, -errno, "/dev/kvm: cannot create an irqchip (%s); use --irqchip split",
+		return err_set(e, -errno,
+			       "/dev/kvm: cannot create an irqchip (%s); use --irqchip split",
 			       strerror(errno));
 	kernel_routes(vm);
 	vm->env->chip->ops = &kernel_ops;
@@ -221,10 +236,11 @@ int kvm_irq_init(struct kvm_vm *vm, struct err *e)
 		return rc;
 	vm->env->chip->priv = vm;
 	rc = routes_set(vm);
-	return rc < 0 ? err_set(e, rc, "/dev/kvm: refuses interrupt routes (%s)", strerror(-rc)) : 0;
+	return rc < 0 ? err_set(e, rc, "/dev/kvm: refuses interrupt routes (%s)", strerror(-rc))
+		      : 0;
 }
 
-/* --- injection -------------------------------------------------------------------------------------------- */
+/* --- injection -------------------------------------------------------------------------------- */
 static bool extint_due(struct kvm_cpu *c)
 {
 	return vcpu_pending(&c->v) & VREQ_EXTINT && c->v.env->chip->pic &&
@@ -256,8 +272,8 @@ static int acknowledge(struct kvm_cpu *c)
 	return vector;
 }
 
-/* The kernel takes one vector at a time and only when the guest could take it at once; if there is another,
- * or it cannot, an exit is asked for. */
+/* The kernel takes one vector at a time and only when the guest could take it at once; if there is
+ * another, or it cannot, an exit is asked for. */
 void kvm_irq_inject(struct kvm_cpu *c)
 {
 	struct kvm_run *run = c->run;
@@ -284,9 +300,9 @@ void kvm_irq_eoi(struct kvm_cpu *c, u8 vector)
 	pthread_mutex_unlock(c->v.env->lock);
 }
 
-/* --- the user irqchip's timer -------------------------------------------------------------------------------- */
-/* Made on the vCPU's own thread, which the signal must reach; setting immediate_exit in its handler closes
- * the gap between arming and KVM_RUN. */
+/* --- the user irqchip's timer ----------------------------------------------------------------- */
+/* Made on the vCPU's own thread, which the signal must reach; setting immediate_exit in its handler
+ * closes the gap between arming and KVM_RUN. */
 static bool timer_create_here(struct kvm_cpu *c)
 {
 	struct sigevent ev = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = KVM_KICK_SIGNAL,
@@ -296,7 +312,8 @@ static bool timer_create_here(struct kvm_cpu *c)
 	ev.sigev_notify_thread_id = gettid();
 	if (!t || timer_create(CLOCK_MONOTONIC, &ev, t) < 0) {
 		free(t);
-		snprintf(c->v.crash, sizeof c->v.crash, "cannot create a timer (%s)", strerror(errno));
+		snprintf(c->v.crash, sizeof c->v.crash, "cannot create a timer (%s)",
+			 strerror(errno));
 		c->broken = true;
 		return false;
 	}

@@ -68,7 +68,8 @@ static inline bool kvm_has_lapic(const struct kvm_vm *vm)
 	return vm->irqchip != IRQCHIP_USER;
 }
 
-/* An ioctl on the vCPU that must not fail.  If it does, the vCPU is broken and the next run says why. */
+/* An ioctl on the vCPU that must not fail.  If it does, the vCPU is broken and the next run says
+ * why. */
 bool kvm_cpu_ioctl(struct kvm_cpu *c, unsigned long request, void *arg, const char *name);
 
 /* --- kvm_state.c ------------------------------------------------------------------------------ */
@@ -85,8 +86,8 @@ void kvm_cpuid_set(struct kvm_cpu *c);
 
 /* --- kvm_irq.c -------------------------------------------------------------------------------- */
 int kvm_irq_init(struct kvm_vm *vm, struct err *e);
-/* Before KVM_RUN: give the kernel the interrupt that is due from our own controllers, or ask for the exit
- * at which it can take one. */
+/* Before KVM_RUN: give the kernel the interrupt that is due from our own controllers, or ask for
+ * the exit at which it can take one. */
 void kvm_irq_inject(struct kvm_cpu *c);
 bool kvm_irq_due(struct kvm_cpu *c); /* user irqchip: would kvm_irq_inject find something? */
 void kvm_irq_eoi(struct kvm_cpu *c, u8 vector);

@@ -1,9 +1,11 @@
-/* kvm_probe.c - is there hardware behind /dev/kvm?  Some hosts offer a KVM that emulates: it opens, has
- * every capability and then runs a kernel a hundred times slower than our own CPU, or not at all.
+/* kvm_probe.c - is there hardware behind /dev/kvm?  Some hosts offer a KVM that emulates: it
+ * opens, has every capability and then runs a kernel a hundred times slower than our own CPU, or
+ * not at all.
  *
- * A throw-away VM with one vCPU tries what such hosts cannot do, cheapest first, and stops at the first
- * failure: an SSE instruction in ring 0, reading CS back, SYSCALL from ring 3, and a loop against the
- * clock.  Neither CPU flags nor capabilities are asked: they lie.  Main thread, at set-up. */
+ * A throw-away VM with one vCPU tries what such hosts cannot do, cheapest first, and stops at the
+ * first failure: an SSE instruction in ring 0, reading CS back, SYSCALL from ring 3, and a loop
+ * against the clock.  Neither CPU flags nor capabilities are asked: they lie.  Main thread, at
+ * set-up. */
 #include "kvm_priv.h"
 
 #include <fcntl.h>
@@ -21,35 +23,37 @@ enum { PAGE_USER_RW = 7, PAGE_LARGE = 0x80 };
 enum { SEL_CODE0 = 0x08, SEL_DATA0 = 0x10, SEL_DATA3 = 0x1b, SEL_CODE3 = 0x23, DONE_PORT = 0xf0 };
 
 /* Each piece ends with an OUT that carries its result in EAX. */
-__asm__(
-"	.pushsection .rodata.kvm_probe, \"a\", @progbits\n"
-"	.globl kvm_probe_code, kvm_probe_cs, kvm_probe_user, kvm_probe_entry, kvm_probe_loop, kvm_probe_end\n"
-"	.hidden kvm_probe_code, kvm_probe_cs, kvm_probe_user, kvm_probe_entry, kvm_probe_loop, kvm_probe_end\n"
-"kvm_probe_code:\n"
-"	mov $0x1234, %eax\n"
-"	movq %rax, %xmm0\n"
-"	xor %eax, %eax\n"
-"	movq %xmm0, %rax\n"
-"	out %eax, $0xf0\n"
-"kvm_probe_cs:\n"
-"	mov %cs, %eax\n"
-"	out %eax, $0xf0\n"
-"kvm_probe_user:\n"
-"	syscall\n"
-"	ud2\n"
-"kvm_probe_entry:\n"            /* where SYSCALL goes */
-"	mov %cs, %eax\n"
-"	out %eax, $0xf0\n"
-"kvm_probe_loop:\n"
-"	mov $2000, %ecx\n"
-"1:	dec %ecx\n"
-"	jnz 1b\n"
-"	xor %eax, %eax\n"
-"	out %eax, $0xf0\n"
-"kvm_probe_end:\n"
-"	.popsection\n");
+__asm__("	.pushsection .rodata.kvm_probe, \"a\", @progbits\n"
+	"	.globl kvm_probe_code, kvm_probe_cs, kvm_probe_user, kvm_probe_entry, "
+	"kvm_probe_loop, kvm_probe_end\n"
+	"	.hidden kvm_probe_code, kvm_probe_cs, kvm_probe_user, kvm_probe_entry, "
+	"kvm_probe_loop, kvm_probe_end\n"
+	"kvm_probe_code:\n"
+	"	mov $0x1234, %eax\n"
+	"	movq %rax, %xmm0\n"
+	"	xor %eax, %eax\n"
+	"	movq %xmm0, %rax\n"
+	"	out %eax, $0xf0\n"
+	"kvm_probe_cs:\n"
+	"	mov %cs, %eax\n"
+	"	out %eax, $0xf0\n"
+	"kvm_probe_user:\n"
+	"	syscall\n"
+	"	ud2\n"
+	"kvm_probe_entry:\n" /* where SYSCALL goes */
+	"	mov %cs, %eax\n"
+	"	out %eax, $0xf0\n"
+	"kvm_probe_loop:\n"
+	"	mov $2000, %ecx\n"
+	"1:	dec %ecx\n"
+	"	jnz 1b\n"
+	"	xor %eax, %eax\n"
+	"	out %eax, $0xf0\n"
+	"kvm_probe_end:\n"
+	"	.popsection\n");
 
-extern const u8 kvm_probe_code[], kvm_probe_cs[], kvm_probe_user[], kvm_probe_entry[], kvm_probe_loop[];
+extern const u8 kvm_probe_code[], kvm_probe_cs[], kvm_probe_user[], kvm_probe_entry[],
+	kvm_probe_loop[];
 extern const u8 kvm_probe_end[];
 
 struct probe {
@@ -61,13 +65,20 @@ struct probe {
 
 static u64 probe_at(const u8 *label)
 {
-	return CODE + (u64)(label - kvm_probe_code);
+	return CODE + (uintptr_t)label - (uintptr_t)kvm_probe_code;
 }
 
 static struct kvm_segment probe_segment(u16 sel, u8 type, bool code)
 {
-	return (struct kvm_segment){ .limit = 0xffffffff, .selector = sel, .type = type, .s = 1, .present = 1,
-				     .dpl = sel & 3, .l = code, .db = !code, .g = 1 };
+	return (struct kvm_segment){ .limit = 0xffffffff,
+				     .selector = sel,
+				     .type = type,
+				     .s = 1,
+				     .present = 1,
+				     .dpl = sel & 3,
+				     .l = code,
+				     .db = !code,
+				     .g = 1 };
 }
 
 /* Long mode at label, in the ring of the selectors. */
@@ -79,7 +90,8 @@ static bool probe_set(struct probe *p, const u8 *label, u16 code, u16 data)
 		struct kvm_msrs head;
 		struct kvm_msr_entry entry[3];
 	} m = { .head.nmsrs = 3,
-		.entry = { { .index = 0xc0000081, .data = (u64)SEL_DATA0 << 48 | (u64)SEL_CODE0 << 32 },
+		.entry = { { .index = 0xc0000081,
+			     .data = (u64)SEL_DATA0 << 48 | (u64)SEL_CODE0 << 32 },
 			   { .index = 0xc0000082, .data = probe_at(kvm_probe_entry) },
 			   { .index = 0xc0000084, .data = 0x200 } } };
 
@@ -164,7 +176,7 @@ static void probe_fill(struct probe *p)
 	st64(p->mem + PML4, PDPT + PAGE_USER_RW);
 	st64(p->mem + PDPT, PD + PAGE_USER_RW);
 	st64(p->mem + PD, PAGE_LARGE + PAGE_USER_RW);
-	memcpy(p->mem + CODE, kvm_probe_code, (size_t)(kvm_probe_end - kvm_probe_code));
+	memcpy(p->mem + CODE, kvm_probe_code, probe_at(kvm_probe_end) - CODE);
 }
 
 /* The CPUID that SYSCALL and long mode need is whatever this KVM supports. */
@@ -177,7 +189,8 @@ static bool probe_cpuid(struct probe *p)
 	} list;
 
 	list.head.nent = ENTRIES;
-	return ioctl(p->dev, KVM_GET_SUPPORTED_CPUID, &list) == 0 && ioctl(p->cpu, KVM_SET_CPUID2, &list) == 0;
+	return ioctl(p->dev, KVM_GET_SUPPORTED_CPUID, &list) == 0 &&
+	       ioctl(p->cpu, KVM_SET_CPUID2, &list) == 0;
 }
 
 /* NULL, or what failed. */

@@ -1,9 +1,10 @@
 /* kvm_state.c - cpu_state out of the kernel (pull) and into it (push).
  *
- * Runs on the vCPU's thread or while it is parked.  PDPTEs are no part of cpu_state: the kernel reads them
- * again from memory.  Our XSAVE area is the first 832 bytes of KVM's, both in standard format: components
- * beyond AVX are not in the CPU model.
- * Source: Linux Documentation/virt/kvm/api.rst; SDM vol 3 "Interrupt Types" for the event numbers. */
+ * Runs on the vCPU's thread or while it is parked.  PDPTEs are no part of cpu_state: the kernel
+ * reads them again from memory.  Our XSAVE area is the first 832 bytes of KVM's, both in standard
+ * format: components beyond AVX are not in the CPU model.
+ * Source: Linux Documentation/virt/kvm/api.rst; SDM vol 3 "Interrupt Types" for the event numbers.
+ */
 #include "kvm_priv.h"
 
 #include "devices/lapic.h"
@@ -14,12 +15,12 @@ enum { SHADOW_MOV_SS = 1, SHADOW_STI = 2 }; /* KVM_X86_SHADOW_INT_* */
 enum { XSAVE_HEADER = 512 };
 #define CLOCK_SLACK_NS 1000000 /* less is not worth a step of the guest's clock */
 
-/* --- segments and control registers ------------------------------------------------------------- */
+/* --- segments and control registers ----------------------------------------------------------- */
 static struct seg_reg seg_from(const struct kvm_segment *k)
 {
 	u32 attr = k->type | (u32)k->s << 4 | (u32)k->dpl << ATTR_DPL_SHIFT | (u32)k->present << 7 |
-		   (k->avl ? ATTR_AVL : 0) | (k->l ? ATTR_L : 0) | (k->db ? ATTR_DB : 0) | (k->g ? ATTR_G : 0) |
-		   (k->unusable ? ATTR_UNUSABLE : 0);
+		   (k->avl ? ATTR_AVL : 0) | (k->l ? ATTR_L : 0) | (k->db ? ATTR_DB : 0) |
+		   (k->g ? ATTR_G : 0) | (k->unusable ? ATTR_UNUSABLE : 0);
 
 	return (struct seg_reg){ k->selector, attr, k->limit, k->base };
 }
@@ -27,11 +28,18 @@ static struct seg_reg seg_from(const struct kvm_segment *k)
 static struct kvm_segment seg_to(const struct seg_reg *s)
 {
 	return (struct kvm_segment){
-		.base = s->base, .limit = s->limit, .selector = s->sel,
-		.type = s->attr & ATTR_TYPE, .s = !!(s->attr & ATTR_S),
-		.dpl = (s->attr & ATTR_DPL) >> ATTR_DPL_SHIFT, .present = !!(s->attr & ATTR_P),
-		.avl = !!(s->attr & ATTR_AVL), .l = !!(s->attr & ATTR_L), .db = !!(s->attr & ATTR_DB),
-		.g = !!(s->attr & ATTR_G), .unusable = !!(s->attr & ATTR_UNUSABLE),
+		.base = s->base,
+		.limit = s->limit,
+		.selector = s->sel,
+		.type = s->attr & ATTR_TYPE,
+		.s = !!(s->attr & ATTR_S),
+		.dpl = (s->attr & ATTR_DPL) >> ATTR_DPL_SHIFT,
+		.present = !!(s->attr & ATTR_P),
+		.avl = !!(s->attr & ATTR_AVL),
+		.l = !!(s->attr & ATTR_L),
+		.db = !!(s->attr & ATTR_DB),
+		.g = !!(s->attr & ATTR_G),
+		.unusable = !!(s->attr & ATTR_UNUSABLE),
 	};
 }
 
@@ -93,7 +101,7 @@ static void push_sregs(struct kvm_cpu *c)
 	kvm_cpu_ioctl(c, KVM_SET_SREGS, &k, "KVM_SET_SREGS");
 }
 
-/* --- general registers: KVM's order is its own ----------------------------------------------------- */
+/* --- general registers: KVM's order is its own ------------------------------------------------ */
 static void pull_regs(struct kvm_cpu *c)
 {
 	struct cpu_state *s = &c->v.s;
@@ -121,12 +129,13 @@ static void push_regs(struct kvm_cpu *c)
 	kvm_cpu_ioctl(c, KVM_SET_REGS, &k, "KVM_SET_REGS");
 }
 
-/* --- FP, XCR0, debug registers ---------------------------------------------------------------------- */
+/* --- FP, XCR0, debug registers ---------------------------------------------------------------- */
 static void pull_fp(struct kvm_cpu *c)
 {
 	struct cpu_state *s = &c->v.s;
 	struct kvm_xcrs x = { 0 };
-	unsigned long request = c->vm->xsave_bytes > sizeof(struct kvm_xsave) ? KVM_GET_XSAVE2 : KVM_GET_XSAVE;
+	unsigned long request = c->vm->xsave_bytes > sizeof(struct kvm_xsave) ? KVM_GET_XSAVE2
+									      : KVM_GET_XSAVE;
 
 	if (kvm_cpu_ioctl(c, request, c->xsave, "KVM_GET_XSAVE")) {
 		memcpy(s->xsave, c->xsave, XSAVE_BYTES);
@@ -169,25 +178,34 @@ static void push_debug(struct kvm_cpu *c)
 	kvm_cpu_ioctl(c, KVM_SET_DEBUGREGS, &k, "KVM_SET_DEBUGREGS");
 }
 
-/* --- MSRs ---------------------------------------------------------------------------------------- */
+/* --- MSRs ------------------------------------------------------------------------------------- */
 #define MSR(index, field) { index, offsetof(struct cpu_state, field) }
 static const struct msr_row {
 	u32 index;
 	size_t off;
 } msr_rows[] = {
-	MSR(0x03b, tsc_adjust), MSR(0x048, spec_ctrl), MSR(0x174, sysenter_cs), MSR(0x175, sysenter_esp),
-	MSR(0x176, sysenter_eip), MSR(0x17a, mcg_status), MSR(0x1a0, misc_enable), MSR(0x277, pat),
-	MSR(0x2ff, mtrr_def_type), MSR(0x250, mtrr_fixed[0]), MSR(0x258, mtrr_fixed[1]),
-	MSR(0x259, mtrr_fixed[2]), MSR(0x268, mtrr_fixed[3]), MSR(0x269, mtrr_fixed[4]),
-	MSR(0x26a, mtrr_fixed[5]), MSR(0x26b, mtrr_fixed[6]), MSR(0x26c, mtrr_fixed[7]),
-	MSR(0x26d, mtrr_fixed[8]), MSR(0x26e, mtrr_fixed[9]), MSR(0x26f, mtrr_fixed[10]),
-	MSR(0x200, mtrr_var[0]), MSR(0x201, mtrr_var[1]), MSR(0x202, mtrr_var[2]), MSR(0x203, mtrr_var[3]),
-	MSR(0x204, mtrr_var[4]), MSR(0x205, mtrr_var[5]), MSR(0x206, mtrr_var[6]), MSR(0x207, mtrr_var[7]),
-	MSR(0x208, mtrr_var[8]), MSR(0x209, mtrr_var[9]), MSR(0x20a, mtrr_var[10]), MSR(0x20b, mtrr_var[11]),
-	MSR(0x20c, mtrr_var[12]), MSR(0x20d, mtrr_var[13]), MSR(0x20e, mtrr_var[14]), MSR(0x20f, mtrr_var[15]),
-	MSR(0xc0000081, star), MSR(0xc0000082, lstar), MSR(0xc0000083, cstar), MSR(0xc0000084, sfmask),
-	MSR(0xc0000102, kernel_gs_base), MSR(0xc0000103, tsc_aux), MSR(0x4b564d00, kvm_wall_clock),
-	MSR(0x4b564d01, kvm_system_time),
+	MSR(0x03b, tsc_adjust),		 MSR(0x048, spec_ctrl),
+	MSR(0x174, sysenter_cs),	 MSR(0x175, sysenter_esp),
+	MSR(0x176, sysenter_eip),	 MSR(0x17a, mcg_status),
+	MSR(0x1a0, misc_enable),	 MSR(0x277, pat),
+	MSR(0x2ff, mtrr_def_type),	 MSR(0x250, mtrr_fixed[0]),
+	MSR(0x258, mtrr_fixed[1]),	 MSR(0x259, mtrr_fixed[2]),
+	MSR(0x268, mtrr_fixed[3]),	 MSR(0x269, mtrr_fixed[4]),
+	MSR(0x26a, mtrr_fixed[5]),	 MSR(0x26b, mtrr_fixed[6]),
+	MSR(0x26c, mtrr_fixed[7]),	 MSR(0x26d, mtrr_fixed[8]),
+	MSR(0x26e, mtrr_fixed[9]),	 MSR(0x26f, mtrr_fixed[10]),
+	MSR(0x200, mtrr_var[0]),	 MSR(0x201, mtrr_var[1]),
+	MSR(0x202, mtrr_var[2]),	 MSR(0x203, mtrr_var[3]),
+	MSR(0x204, mtrr_var[4]),	 MSR(0x205, mtrr_var[5]),
+	MSR(0x206, mtrr_var[6]),	 MSR(0x207, mtrr_var[7]),
+	MSR(0x208, mtrr_var[8]),	 MSR(0x209, mtrr_var[9]),
+	MSR(0x20a, mtrr_var[10]),	 MSR(0x20b, mtrr_var[11]),
+	MSR(0x20c, mtrr_var[12]),	 MSR(0x20d, mtrr_var[13]),
+	MSR(0x20e, mtrr_var[14]),	 MSR(0x20f, mtrr_var[15]),
+	MSR(0xc0000081, star),		 MSR(0xc0000082, lstar),
+	MSR(0xc0000083, cstar),		 MSR(0xc0000084, sfmask),
+	MSR(0xc0000102, kernel_gs_base), MSR(0xc0000103, tsc_aux),
+	MSR(0x4b564d00, kvm_wall_clock), MSR(0x4b564d01, kvm_system_time),
 };
 #undef MSR
 enum { MSRS_MAX = ARRAY_LEN(msr_rows) };
@@ -197,9 +215,10 @@ struct msrs {
 	struct kvm_msr_entry entry[MSRS_MAX];
 };
 
-/* GET and SET stop at the first register that this host has not: go on behind it.  Those that were not
- * there keep what we know of them. */
-static void msrs_ioctl(struct kvm_cpu *c, unsigned long request, struct kvm_msr_entry *entry, u32 n, u64 *done)
+/* GET and SET stop at the first register that this host has not: go on behind it.  Those that were
+ * not there keep what we know of them. */
+static void msrs_ioctl(struct kvm_cpu *c, unsigned long request, struct kvm_msr_entry *entry, u32 n,
+		       u64 *done)
 {
 	struct msrs m = { 0 };
 
@@ -260,7 +279,7 @@ static void msr_set(struct kvm_cpu *c, u32 index, u64 v)
 	msrs_ioctl(c, KVM_SET_MSRS, &entry, 1, &done);
 }
 
-/* --- TSC and clock ------------------------------------------------------------------------------------ */
+/* --- TSC and clock ---------------------------------------------------------------------------- */
 static bool tsc_offset_attr(struct kvm_cpu *c, unsigned long request, u64 *offset)
 {
 	struct kvm_device_attr attr = { .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET,
@@ -295,7 +314,8 @@ static void push_clock(struct kvm_cpu *c)
 	struct kvm_clock_data k = { 0 };
 	u64 want;
 
-	ioctl(c->fd, KVM_KVMCLOCK_CTRL, 0); /* "was paused": no soft lockup; fails if the guest has no clock */
+	/* "Was paused": no soft lockup.  Fails if the guest has no such clock. */
+	ioctl(c->fd, KVM_KVMCLOCK_CTRL, 0);
 	if (c->v.index || !c->v.env->loop || ioctl(c->vm->vm_fd, KVM_GET_CLOCK, &k) < 0)
 		return;
 	want = loop_now_ns(c->v.env->loop);
@@ -305,7 +325,7 @@ static void push_clock(struct kvm_cpu *c)
 	ioctl(c->vm->vm_fd, KVM_SET_CLOCK, &k);
 }
 
-/* --- events --------------------------------------------------------------------------------------------- */
+/* --- events ----------------------------------------------------------------------------------- */
 static void event_note(struct cpu_state *s, u8 type, u8 vector)
 {
 	s->event_valid = 1;
@@ -323,7 +343,9 @@ static void pull_events(struct kvm_cpu *c)
 	if (!kvm_cpu_ioctl(c, KVM_GET_VCPU_EVENTS, &k, "KVM_GET_VCPU_EVENTS"))
 		return;
 	/* AMD's hardware does not tell one from the other, and KVM then says both. */
-	s->int_shadow = k.interrupt.shadow & SHADOW_STI ? 1 : k.interrupt.shadow & SHADOW_MOV_SS ? 2 : 0;
+	s->int_shadow = k.interrupt.shadow & SHADOW_STI	     ? 1
+			: k.interrupt.shadow & SHADOW_MOV_SS ? 2
+							     : 0;
 	s->nmi_blocked = k.nmi.masked;
 	s->nmi_pending = k.nmi.pending;
 	s->event_valid = 0;
@@ -344,8 +366,11 @@ static void push_events(struct kvm_cpu *c)
 	bool valid = s->event_valid;
 	struct kvm_vcpu_events k = {
 		.flags = KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_NMI_PENDING,
-		.interrupt.shadow = s->int_shadow == 2 ? SHADOW_MOV_SS : s->int_shadow ? SHADOW_STI : 0,
-		.nmi = { .injected = valid && s->event_type == EVENT_NMI, .pending = s->nmi_pending,
+		.interrupt.shadow = s->int_shadow == 2 ? SHADOW_MOV_SS
+				    : s->int_shadow    ? SHADOW_STI
+						       : 0,
+		.nmi = { .injected = valid && s->event_type == EVENT_NMI,
+			 .pending = s->nmi_pending,
 			 .masked = s->nmi_blocked },
 	};
 
@@ -362,7 +387,7 @@ static void push_events(struct kvm_cpu *c)
 	kvm_cpu_ioctl(c, KVM_SET_VCPU_EVENTS, &k, "KVM_SET_VCPU_EVENTS");
 }
 
-/* --- run state and local APIC ----------------------------------------------------------------------------- */
+/* --- run state and local APIC ----------------------------------------------------------------- */
 /* Without a local APIC in the kernel the run state is ours alone. */
 void kvm_pull_mp_state(struct kvm_cpu *c)
 {
@@ -378,7 +403,8 @@ void kvm_pull_mp_state(struct kvm_cpu *c)
 
 static void push_mp_state(struct kvm_cpu *c)
 {
-	static const u32 to[] = { [MP_RUNNABLE] = KVM_MP_STATE_RUNNABLE, [MP_HALTED] = KVM_MP_STATE_HALTED,
+	static const u32 to[] = { [MP_RUNNABLE] = KVM_MP_STATE_RUNNABLE,
+				  [MP_HALTED] = KVM_MP_STATE_HALTED,
 				  [MP_WAIT_INIT] = KVM_MP_STATE_UNINITIALIZED,
 				  [MP_WAIT_SIPI] = KVM_MP_STATE_INIT_RECEIVED };
 	struct kvm_mp_state k = { .mp_state = to[c->v.s.mp_state] };
@@ -395,7 +421,8 @@ static void pull_lapic(struct kvm_cpu *c)
 		return;
 	msr_get(c, MSR_TSC_DEADLINE, &deadline);
 	lapic_import(c->v.apic, (const u8 *)c->lapic.regs, c->lapic_base, deadline);
-	lapic_export(c->v.apic, (u8 *)c->lapic.regs, &c->lapic_base, &deadline); /* as it will compare */
+	/* As push_lapic will compare it. */
+	lapic_export(c->v.apic, (u8 *)c->lapic.regs, &c->lapic_base, &deadline);
 }
 
 /* Is it still what was pulled?  Running counters aside. */
@@ -404,11 +431,12 @@ static bool lapic_same(const struct kvm_lapic_state *a, const struct kvm_lapic_s
 	enum { CURRENT_COUNT = 0x390 };
 
 	return !memcmp(a, b, CURRENT_COUNT) &&
-	       !memcmp(a->regs + CURRENT_COUNT + 4, b->regs + CURRENT_COUNT + 4, sizeof a->regs - CURRENT_COUNT - 4);
+	       !memcmp(a->regs + CURRENT_COUNT + 4, b->regs + CURRENT_COUNT + 4,
+		       sizeof a->regs - CURRENT_COUNT - 4);
 }
 
-/* Interrupts arrive in the kernel while the vCPU is parked, so its local APIC is only written when somebody
- * changed the shadow: a reset or a snapshot. */
+/* Interrupts arrive in the kernel while the vCPU is parked, so its local APIC is only written when
+ * somebody changed the shadow: a reset or a snapshot. */
 static void push_lapic(struct kvm_cpu *c)
 {
 	struct kvm_lapic_state page = { 0 };
@@ -431,7 +459,7 @@ static void push_lapic(struct kvm_cpu *c)
 	c->lapic_base = base;
 }
 
-/* --- both ways --------------------------------------------------------------------------------------------- */
+/* --- both ways -------------------------------------------------------------------------------- */
 void kvm_pull_cpu(struct kvm_cpu *c)
 {
 	pull_regs(c);

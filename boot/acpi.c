@@ -67,9 +67,9 @@ static u8 *begin(struct tables *t, const char *signature, u8 revision)
 
 	memcpy(p, signature, 4);
 	p[8] = revision;
-	memcpy(p + 10, "MVM   MVMPC   ", 14);
+	boot_put_text(p + 10, "MVM   MVMPC   ");
 	st32(p + 24, 1);
-	memcpy(p + 28, "MVM ", 4);
+	boot_put_text(p + 28, "MVM ");
 	st32(p + 32, 1);
 	return p;
 }
@@ -90,8 +90,9 @@ static void list(struct tables *t, const u8 *p)
 	t->list[t->n++] = address(t, p);
 }
 
-/* --- DSDT -------------------------------------------------------------------------------------- */
-static void put_isa_device(struct aml *a, const char *name, const char *hid, u32 uid, struct aml_crs *crs)
+/* --- DSDT ------------------------------------------------------------------------------------- */
+static void put_isa_device(struct aml *a, const char *name, const char *hid, u32 uid,
+			   struct aml_crs *crs)
 {
 	aml_device(a, name);
 	aml_name_eisaid(a, "_HID", hid);
@@ -188,13 +189,13 @@ static u32 put_dsdt(struct tables *t, const struct boot_config *c)
 	return address(t, p);
 }
 
-/* --- FACS, FADT -------------------------------------------------------------------------------- */
+/* --- FACS, FADT ------------------------------------------------------------------------------- */
 static u32 put_facs(struct tables *t)
 {
 	append(t, (u32)(ALIGN_UP(t->len, 64) - t->len));
 	u8 *p = append(t, FACS_BYTES);
 
-	memcpy(p, "FACS", 4);
+	boot_put_text(p, "FACS");
 	st32(p + 4, FACS_BYTES);
 	p[32] = 2; /* version */
 	return address(t, p);
@@ -227,8 +228,8 @@ static void put_fadt(struct tables *t, const struct boot_config *c, u32 facs, u3
 	st16(p + 98, 0xffff);
 	p[108] = 0x32;        /* CMOS index of the century */
 	st16(p + 109, IAPC_LEGACY | IAPC_NO_VGA | (c->has_i8042 ? IAPC_8042 : 0));
-	st32(p + 112, FADT_WBINVD | FADT_PROC_C1 | FADT_SLP_BUTTON | FADT_FIX_RTC | FADT_TMR_VAL_EXT |
-		      FADT_RESET_REG_SUP | FADT_HEADLESS);
+	st32(p + 112, FADT_WBINVD | FADT_PROC_C1 | FADT_SLP_BUTTON | FADT_FIX_RTC |
+			      FADT_TMR_VAL_EXT | FADT_RESET_REG_SUP | FADT_HEADLESS);
 	put_gas(p + 116, ACPI_RESET_PORT, 8, 1);
 	p[128] = ACPI_RESET_VALUE;
 	p[131] = 4; /* minor version: ACPI 6.4 */
@@ -236,12 +237,12 @@ static void put_fadt(struct tables *t, const struct boot_config *c, u32 facs, u3
 	put_gas(p + 148, ACPI_PM1_EVT_PORT, 8 * ACPI_PM1_EVT_BYTES, 2);
 	put_gas(p + 172, ACPI_PM1_CNT_PORT, 8 * ACPI_PM1_CNT_BYTES, 2);
 	put_gas(p + 208, ACPI_PM_TMR_PORT, 8 * ACPI_PM_TMR_BYTES, 3);
-	memcpy(p + 268, "MVM", 3); /* hypervisor vendor identity */
+	boot_put_text(p + 268, "MVM"); /* hypervisor vendor identity */
 	end(t, p);
 	list(t, p);
 }
 
-/* --- MADT -------------------------------------------------------------------------------------- */
+/* --- MADT ------------------------------------------------------------------------------------- */
 static void put_local_apic(struct tables *t, u32 id)
 {
 	if (id < X2APIC_FIRST_ID) {
@@ -298,7 +299,7 @@ static void put_madt(struct tables *t, u32 nr_vcpus)
 	list(t, p);
 }
 
-/* --- MCFG: PCI Firmware Specification 3.2 §4.1.2 ------------------------------------------- */
+/* --- MCFG: PCI Firmware Specification 3.2 §4.1.2 ---------------------------------------------- */
 static void put_mcfg(struct tables *t, const struct boot_pci *pci)
 {
 	u8 *p = begin(t, "MCFG", 1), *q;
@@ -310,13 +311,14 @@ static void put_mcfg(struct tables *t, const struct boot_pci *pci)
 	list(t, p);
 }
 
-/* --- RSDT, XSDT, RSDP ---------------------------------------------------------------------------- */
+/* --- RSDT, XSDT, RSDP ------------------------------------------------------------------------- */
 static u32 put_root(struct tables *t, const char *signature, u32 entry_bytes)
 {
 	u8 *p = begin(t, signature, 1);
 
 	for (u32 i = 0; i < t->n; i++) {
-		u8 *q = append(t, entry_bytes); /* the spare high half of an XSDT entry is zero already */
+		u8 *q = append(
+			t, entry_bytes); /* the spare high half of an XSDT entry is zero already */
 
 		st32(q, t->list[i]);
 	}
@@ -328,7 +330,7 @@ static void put_rsdp(struct loader *l, u32 rsdt, u32 xsdt)
 {
 	u8 p[RSDP_BYTES] = "RSD PTR ";
 
-	memcpy(p + 9, "MVM   ", 6);
+	boot_put_text(p + 9, "MVM   ");
 	p[15] = 2;
 	st32(p + 16, rsdt);
 	st32(p + 20, RSDP_BYTES);
@@ -356,7 +358,8 @@ int acpi_put(struct loader *l, struct err *e)
 	rsdt = put_root(t, "RSDT", 4);
 	xsdt = put_root(t, "XSDT", 8);
 	if (t->full) {
-		rc = err_set(e, -ENOSPC, "ACPI tables: %u CPUs and %u devices do not fit in 64 KiB; give fewer",
+		rc = err_set(e, -ENOSPC,
+			     "ACPI tables: %u CPUs and %u devices do not fit in 64 KiB; give fewer",
 			     l->c->nr_vcpus, l->c->nr_slots);
 	} else {
 		boot_put(l, LOW_ACPI, t->buf, t->len);

@@ -22,8 +22,8 @@ static void put8(struct aml *a, u8 v)
 	put(a, &v, 1);
 }
 
-/* PkgLength: the lead byte holds the count of further bytes and the low four bits of the length, which
- * counts itself. */
+/* PkgLength: the lead byte holds the count of further bytes and the low four bits of the length,
+ * which counts itself. */
 static void patch_length(struct aml *a, u32 at)
 {
 	u32 n = a->len - at;
@@ -101,7 +101,8 @@ void aml_name_eisaid(struct aml *a, const char *name, const char *id)
 	u32 v = (u32)(id[0] - '@') << 26 | (u32)(id[1] - '@') << 21 | (u32)(id[2] - '@') << 16;
 
 	for (int i = 0; i < 4; i++)
-		v |= (u32)(id[3 + i] <= '9' ? id[3 + i] - '0' : id[3 + i] - 'A' + 10) << (12 - 4 * i);
+		v |= (u32)(id[3 + i] <= '9' ? id[3 + i] - '0' : id[3 + i] - 'A' + 10)
+		     << (12 - 4 * i);
 	v = __builtin_bswap32(v);
 	put_name(a, name);
 	put8(a, OP_DWORD);
@@ -134,7 +135,7 @@ void aml_int(struct aml *a, u64 v)
 	put_int(a, v);
 }
 
-/* --- resources ------------------------------------------------------------------------------- */
+/* --- resources -------------------------------------------------------------------------------- */
 static void crs_put(struct aml_crs *r, const void *p, u32 n)
 {
 	ASSERT(n <= sizeof r->buf - r->len);
@@ -152,7 +153,8 @@ void aml_crs_memory(struct aml_crs *r, u32 base, u32 len)
 	crs_put(r, item, sizeof item);
 }
 
-/* §6.4.3.6: large item 9, 6 bytes: flags (bit 0 consumer, 1 edge, 2 low, 3 shared), count, number. */
+/* §6.4.3.6: large item 9, 6 bytes: flags (bit 0 consumer, 1 edge, 2 low, 3 shared), count, number.
+ */
 void aml_crs_irq(struct aml_crs *r, u32 gsi)
 {
 	u8 item[9] = { 0x89, 6, 0, 0x09, 1 };

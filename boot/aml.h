@@ -23,20 +23,22 @@ void aml_end(struct aml *a);
 void aml_name_int(struct aml *a, const char *name, u64 v);        /* Name (name, v) */
 void aml_name_str(struct aml *a, const char *name, const char *v);
 void aml_name_eisaid(struct aml *a, const char *name, const char *id); /* "PNP0501" */
-void aml_name_ints(struct aml *a, const char *name, const u8 *v, u8 n); /* Package of small integers */
+void aml_name_ints(struct aml *a, const char *name, const u8 *v,
+		   u8 n); /* Package of small integers */
 
 /* Name (name, Package (n) {...}), a package inside one, both closed by aml_end; an element. */
 void aml_name_package(struct aml *a, const char *name, u8 n);
 void aml_package(struct aml *a, u8 n);
 void aml_int(struct aml *a, u64 v);
 
-/* Resources: between aml_crs and aml_crs_end, which writes Name (_CRS, ResourceTemplate () {...}). */
+/* Resources: between aml_crs and aml_crs_end, which writes Name (_CRS, ResourceTemplate () {...}).
+ */
 struct aml_crs {
 	u8 buf[128];
 	u32 len;
 };
 void aml_crs_memory(struct aml_crs *r, u32 base, u32 len);          /* Memory32Fixed, read-write */
-void aml_crs_irq(struct aml_crs *r, u32 gsi);                       /* Interrupt: level, active high, shared */
+void aml_crs_irq(struct aml_crs *r, u32 gsi); /* Interrupt: level, active high, shared */
 void aml_crs_isa_irq(struct aml_crs *r, u8 irq);                    /* IRQNoFlags */
 void aml_crs_io(struct aml_crs *r, u16 port, u8 len);               /* IO (Decode16) */
 /* What a bridge forwards: bus numbers, and memory in 32 or 64 bits. */

@@ -1,5 +1,6 @@
-/* bios.c - boot firmware (SeaBIOS and the like): a ROM whose last byte is the last below 4 GiB, and a
- * writable copy of its end below 1 MiB, as PC chipsets shadow it.  The CPU's power-on state enters it.
+/* bios.c - boot firmware (SeaBIOS and the like): a ROM whose last byte is the last below 4 GiB, and
+ * a writable copy of its end below 1 MiB, as PC chipsets shadow it.  The CPU's power-on state
+ * enters it.
  * Source: SeaBIOS src/romlayout.S, docs/Memory_Model.md. */
 #include "parts.h"
 
@@ -33,11 +34,15 @@ static int read_rom(const char *path, int fd, struct memory *m, struct err *e)
 		return err_set(e, -errno, "bios %s: cannot stat (%s)", path, strerror(errno));
 	len = (u64)st.st_size;
 	if (!S_ISREG(st.st_mode) || len < ROM_MIN || len > ROM_MAX || len % ROM_MIN)
-		return err_set(e, -EINVAL, "bios %s: not a firmware image (a file of 64 KiB to 8 MiB, a multiple "
-			       "of 64 KiB); try /usr/share/seabios/bios.bin", path);
+		return err_set(
+			e, -EINVAL,
+			"bios %s: not a firmware image (a file of 64 KiB to 8 MiB, a multiple "
+			"of 64 KiB); try /usr/share/seabios/bios.bin",
+			path);
 	shadow = MIN(len, SHADOW_MAX);
 	if (!mem_ptr_rw(m, LOW_END - shadow, shadow))
-		return err_set(e, -ENOMEM, "bios %s: needs 1 MiB of memory; give more with --mem", path);
+		return err_set(e, -ENOMEM, "bios %s: needs 1 MiB of memory; give more with --mem",
+			       path);
 	rom = rom_region(m, len, e);
 	if (!rom)
 		return e->code;

@@ -1,5 +1,5 @@
-/* boot.c - one loading from beginning to end: maps the kernel file, lays out low memory, recognises the
- * kind of kernel and hands over to its loader. */
+/* boot.c - one loading from beginning to end: maps the kernel file, lays out low memory, recognises
+ * the kind of kernel and hands over to its loader. */
 #include "parts.h"
 
 #include <fcntl.h>
@@ -32,7 +32,8 @@ static int file_map(struct file *f, const char *what, const char *path, struct e
 	if (rc == 0) {
 		p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
 		if (p == MAP_FAILED)
-			rc = err_set(e, -errno, "%s %s: cannot map (%s)", what, path, strerror(errno));
+			rc = err_set(e, -errno, "%s %s: cannot map (%s)", what, path,
+				     strerror(errno));
 		else
 			f->data = p, f->len = (size_t)st.st_size;
 	}
@@ -72,9 +73,11 @@ static int read_into(const char *path, int fd, u8 *dst, u64 len, struct err *e)
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
-			return err_set(e, -errno, "initrd %s: cannot read (%s)", path, strerror(errno));
+			return err_set(e, -errno, "initrd %s: cannot read (%s)", path,
+				       strerror(errno));
 		if (n == 0)
-			return err_set(e, -EIO, "initrd %s: became shorter while read; try again", path);
+			return err_set(e, -EIO, "initrd %s: became shorter while read; try again",
+				       path);
 		dst += n;
 		len -= (u64)n;
 	}
@@ -88,9 +91,10 @@ static int place_initrd(struct loader *l, int fd, u64 len, u64 floor, u64 limit,
 
 	floor = ALIGN_UP(floor, PAGE_SIZE);
 	if (top < floor || len > top - floor)
-		return err_set(e, -ENOSPC, "initrd %s: %llu KiB do not fit in the %llu KiB beside the "
-			       "kernel; give the guest more memory with --mem", path,
-			       (unsigned long long)(len / KIB),
+		return err_set(e, -ENOSPC,
+			       "initrd %s: %llu KiB do not fit in the %llu KiB beside the "
+			       "kernel; give the guest more memory with --mem",
+			       path, (unsigned long long)(len / KIB),
 			       (unsigned long long)(top > floor ? (top - floor) / KIB : 0));
 	l->initrd = ALIGN_DOWN(top - len, PAGE_SIZE);
 	l->initrd_len = len;
@@ -135,8 +139,10 @@ static int load_by_kind(struct loader *l, struct err *e)
 		return elf_load_kernel(l, e);
 	if (multiboot_is(&l->kernel))
 		return multiboot_load(l, e);
-	return err_set(e, -ENOEXEC, "kernel %s: not an x86 kernel (no bzImage, ELF or multiboot header); "
-		       "give a bzImage such as /boot/vmlinuz-*, or a vmlinux", l->kernel.path);
+	return err_set(e, -ENOEXEC,
+		       "kernel %s: not an x86 kernel (no bzImage, ELF or multiboot header); "
+		       "give a bzImage such as /boot/vmlinuz-*, or a vmlinux",
+		       l->kernel.path);
 }
 
 static int load_kernel(struct loader *l, struct err *e)
@@ -149,7 +155,8 @@ static int load_kernel(struct loader *l, struct err *e)
 			       sizeof l->cmdline - 1);
 	l->cmdline_len = (size_t)rc;
 	if (l->m->n == 0 || l->m->region[0].gpa != 0 || l->m->region[0].bytes < RAM_MIN_MIB * MIB)
-		return err_set(e, -ENOMEM, "memory: a kernel needs at least %d MiB; give more with --mem",
+		return err_set(e, -ENOMEM,
+			       "memory: a kernel needs at least %d MiB; give more with --mem",
 			       RAM_MIN_MIB);
 	l->low_top = l->m->region[0].bytes;
 	rc = file_map(&l->kernel, "kernel", l->c->kernel, e);

@@ -1,6 +1,6 @@
-/* boot.h - puts a guest into memory: Linux bzImage (64-bit, 32-bit and 16-bit entry), ELF kernels by
- * the Linux 64-bit protocol or PVH, multiboot kernels, or firmware; with the tables all of them read
- * (e820, ACPI, MP) and the boot vCPU's first registers.
+/* boot.h - puts a guest into memory: Linux bzImage (64-bit, 32-bit and 16-bit entry), ELF kernels
+ * by the Linux 64-bit protocol or PVH, multiboot kernels, or firmware; with the tables all of them
+ * read (e820, ACPI, MP) and the boot vCPU's first registers.
  *
  * Runs at set-up, single-threaded, before engine.init (--bios adds a ROM region to the memory). */
 #pragma once
@@ -10,7 +10,7 @@
 #include "../vcpu.h"
 
 enum boot_entry {
-	BOOT_AUTO, /* the best the kernel offers: 64-bit, else 32-bit; PVH or multiboot for others */
+	BOOT_AUTO, /* the best it offers: 64-bit, else 32-bit; PVH or multiboot for others */
 	BOOT_64,   /* Linux 64-bit protocol */
 	BOOT_32,   /* Linux 32-bit protocol */
 	BOOT_16,   /* the kernel's own real-mode set-up code, on a few BIOS calls of ours */
@@ -62,8 +62,8 @@ struct boot_config {
  * with the same m, zeroed: a firmware ROM region is then found and refilled. */
 int boot_load(const struct boot_config *c, struct memory *m, struct cpu_state *bsp, struct err *e);
 
-/* Memory types as firmware leaves them for a kernel entered directly: write-back everywhere, MTRRs on.
- * Every vCPU wants the same, or Linux complains. */
+/* Memory types as firmware leaves them for a kernel entered directly: write-back everywhere, MTRRs
+ * on. Every vCPU wants the same, or Linux complains. */
 void boot_memory_types(struct cpu_state *s);
 
 /* The kernel command line: our defaults, then the user's words, which win.  Returns its length, or

@@ -12,13 +12,15 @@ static const struct word {
 	const char *why;
 } words[] = {
 	{ "console=ttyS0", WITH_SERIAL, NULL,
-	  "kernel messages and /dev/console on the terminal; a console= of the user's comes later and wins" },
+	  "kernel messages and /dev/console on the terminal; a console= of the user's comes later "
+	  "and wins" },
 	{ "panic=-1", ALWAYS, "panic=",
-	  "a panic reboots at once, so that mvm ends and a script sees it, instead of spinning for ever" },
-	{ "root=/dev/vda", WITH_DISK, "root=",
-	  "the first disk, whole, is the root file system" },
+	  "a panic reboots at once, so that mvm ends and a script sees it, instead of spinning for "
+	  "ever" },
+	{ "root=/dev/vda", WITH_DISK, "root=", "the first disk, whole, is the root file system" },
 	{ "rw", WITH_DISK, "root=",
-	  "and writable from the start: without an init of a distribution nothing would remount it" },
+	  "and writable from the start: without an init of a distribution nothing would remount "
+	  "it" },
 };
 
 /* Is there a word that begins with prefix? */
@@ -43,7 +45,8 @@ static bool wanted(const struct word *w, const struct boot_config *c)
 /* Append a word; the length it all would have, as snprintf does. */
 static size_t append(char *buf, size_t n, size_t at, const char *word)
 {
-	int len = snprintf(at < n ? buf + at : NULL, at < n ? n - at : 0, "%s%s", at ? " " : "", word);
+	int len = snprintf(at < n ? buf + at : NULL, at < n ? n - at : 0, "%s%s", at ? " " : "",
+			   word);
 
 	return at + (size_t)len;
 }
@@ -59,7 +62,8 @@ int boot_cmdline(char *buf, size_t n, const struct boot_config *c)
 		if (wanted(&words[i], c))
 			at = append(buf, n, at, words[i].text);
 	/* Without ACPI the virtio devices can only be told by name (virtio_mmio.c "device="). */
-	for (u32 i = 0; c->cmdline && boot_has_word(c->cmdline, "acpi=off") && i < c->nr_slots; i++) {
+	for (u32 i = 0; c->cmdline && boot_has_word(c->cmdline, "acpi=off") && i < c->nr_slots;
+	     i++) {
 		char text[80];
 
 		snprintf(text, sizeof text, "virtio_mmio.device=%u@%#llx:%u", c->slot[i].len,

@@ -3,7 +3,8 @@
 #include "parts.h"
 
 /* What an Intel CPU without unrestricted guest mode needs for KVM's TSS and identity map. */
-enum { KVM_PAGES = 0xfeffc000u, KVM_PAGES_LEN = 0x4000 };
+#define KVM_PAGES 0xfeffc000ull
+#define KVM_PAGES_END 0xff000000ull
 
 static void add(struct e820 *map, u64 addr, u64 end, u32 type)
 {
@@ -23,12 +24,12 @@ void e820_build(struct e820 *map, const struct memory *m)
 		const struct mem_region *r = &m->region[i];
 
 		if (r->gpa >= 4 * GIB && map->entry[map->n - 1].addr < KVM_PAGES)
-			add(map, KVM_PAGES, KVM_PAGES + KVM_PAGES_LEN, E820_RESERVED);
+			add(map, KVM_PAGES, KVM_PAGES_END, E820_RESERVED);
 		if (!r->rom)
 			add(map, MAX(r->gpa, LOW_END), r->gpa + r->bytes, E820_RAM);
 	}
 	if (map->entry[map->n - 1].addr < KVM_PAGES)
-		add(map, KVM_PAGES, KVM_PAGES + KVM_PAGES_LEN, E820_RESERVED);
+		add(map, KVM_PAGES, KVM_PAGES_END, E820_RESERVED);
 }
 
 void e820_reserve(struct e820 *map, u64 addr, u64 len)

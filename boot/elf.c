@@ -1,5 +1,5 @@
-/* elf.c - ELF kernels: reads headers, program segments and the PVH note with every bound checked, and
- * loads the segments at their physical addresses.
+/* elf.c - ELF kernels: reads headers, program segments and the PVH note with every bound checked,
+ * and loads the segments at their physical addresses.
  * Sources: System V ABI "Object Files", "Program Header"; Xen public/elfnote.h; Linux
  * Documentation/x86/boot.rst "64-bit Boot Protocol". */
 #include "parts.h"
@@ -26,12 +26,16 @@ static struct phdr phdr_read(const u8 *p, bool is64)
 	if (is64)
 		return (struct phdr){ ld32(p), { .off = ld64(p + 8), .vaddr = ld64(p + 16),
 			.paddr = ld64(p + 24), .filesz = ld64(p + 32), .memsz = ld64(p + 40) } };
-	return (struct phdr){ ld32(p), { .off = ld32(p + 4), .vaddr = ld32(p + 8), .paddr = ld32(p + 12),
-		.filesz = ld32(p + 16), .memsz = ld32(p + 20) } };
+	return (struct phdr){ ld32(p),
+			      { .off = ld32(p + 4),
+				.vaddr = ld32(p + 8),
+				.paddr = ld32(p + 12),
+				.filesz = ld32(p + 16),
+				.memsz = ld32(p + 20) } };
 }
 
-/* Look for the PVH entry in one note segment.  Every step moves on by at least a note's head, and all
- * sums are of 32-bit sizes in 64 bits, so hostile sizes neither loop nor wrap. */
+/* Look for the PVH entry in one note segment.  Every step moves on by at least a note's head, and
+ * all sums are of 32-bit sizes in 64 bits, so hostile sizes neither loop nor wrap. */
 static void find_pvh_note(const u8 *p, u64 len, struct elf_image *img)
 {
 	u64 pos = 0;
@@ -44,8 +48,8 @@ static void find_pvh_note(const u8 *p, u64 len, struct elf_image *img)
 
 		if (desc > len || descsz > len - desc)
 			return;
-		if (type == XEN_NOTE_PHYS32_ENTRY && namesz == 4 && !memcmp(p + pos + NOTE_HEAD, "Xen", 4) &&
-		    descsz >= 4)
+		if (type == XEN_NOTE_PHYS32_ENTRY && namesz == 4 &&
+		    !memcmp(p + pos + NOTE_HEAD, "Xen", 4) && descsz >= 4)
 			img->pvh_entry = ld32(p + desc);
 		if (next > len)
 			return;
@@ -153,10 +157,13 @@ int elf_load_segments(struct loader *l, const struct elf_image *img, u64 low, u6
 		const struct elf_seg *s = &img->seg[i];
 		u8 *dst = mem_ptr_rw(l->m, s->paddr, s->memsz);
 
-		if (!dst || (s->paddr < LOW_END && (s->paddr < low || s->paddr + s->memsz > low_end)))
-			return err_set(e, -ENOMEM, "kernel %s: its segment at %#llx, %llu KiB, is not in the "
-				       "guest's memory; give more with --mem", l->kernel.path,
-				       (unsigned long long)s->paddr, (unsigned long long)(s->memsz / KIB));
+		if (!dst ||
+		    (s->paddr < LOW_END && (s->paddr < low || s->paddr + s->memsz > low_end)))
+			return err_set(e, -ENOMEM,
+				       "kernel %s: its segment at %#llx, %llu KiB, is not in the "
+				       "guest's memory; give more with --mem",
+				       l->kernel.path, (unsigned long long)s->paddr,
+				       (unsigned long long)(s->memsz / KIB));
 		memcpy(dst, l->kernel.data + s->off, s->filesz);
 		mem_dirty(l->m, s->paddr, s->memsz);
 	}
@@ -168,8 +175,10 @@ static int load_linux(struct loader *l, const struct elf_image *img, struct err 
 	int rc;
 
 	if (l->cmdline_len > LINUX_CMDLINE_SIZE)
-		return err_set(e, -E2BIG, "kernel %s: takes a command line of at most %d bytes, this one has "
-			       "%zu; shorten --cmdline", l->kernel.path, LINUX_CMDLINE_SIZE, l->cmdline_len);
+		return err_set(e, -E2BIG,
+			       "kernel %s: takes a command line of at most %d bytes, this one has "
+			       "%zu; shorten --cmdline",
+			       l->kernel.path, LINUX_CMDLINE_SIZE, l->cmdline_len);
 	rc = boot_load_initrd(l, img->hi, LINUX_INITRD_LIMIT, e);
 	if (rc < 0)
 		return rc;
@@ -193,9 +202,13 @@ int elf_load_kernel(struct loader *l, struct err *e)
 	if (entry == BOOT_64 && !img.is64 && multiboot_is(&l->kernel))
 		return multiboot_load(l, e);
 	if (entry == BOOT_PVH ? !img.pvh_entry : entry != BOOT_64 || !img.is64 || !img.entry_inside)
-		return err_set(e, -ENOTSUP, "kernel %s: an ELF file without %s entry; choose another entry",
-			       l->kernel.path, entry == BOOT_PVH ? "PVH" : entry == BOOT_64 ? "64-bit" :
-			       entry == BOOT_32 ? "32-bit" : "16-bit");
+		return err_set(e, -ENOTSUP,
+			       "kernel %s: an ELF file without %s entry; choose another entry",
+			       l->kernel.path,
+			       entry == BOOT_PVH  ? "PVH"
+			       : entry == BOOT_64 ? "64-bit"
+			       : entry == BOOT_32 ? "32-bit"
+						  : "16-bit");
 	rc = elf_load_segments(l, &img, 0, 0, e);
 	if (rc < 0)
 		return rc;

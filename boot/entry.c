@@ -76,7 +76,8 @@ void entry_protected(struct loader *l, u32 eip)
 void entry_real_mode(struct loader *l, u16 cs, u16 ip, u16 sp)
 {
 	struct cpu_state *s = l->bsp;
-	u16 data = cs - 0x20; /* boot.rst: the code segment is 0x20 paragraphs (the boot sector) on */
+	u16 data =
+		cs - 0x20; /* boot.rst: the code segment is 0x20 paragraphs (the boot sector) on */
 
 	for (int i = 0; i < SEG_NR; i++)
 		s->seg[i] = (struct seg_reg){ data, ATTR_P | ATTR_S | 3, 0xffff, (u64)data << 4 };

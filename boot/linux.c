@@ -1,5 +1,5 @@
-/* linux.c - bzImage: reads the setup header, places kernel, initrd and boot_params, and enters by the
- * 64-bit, 32-bit or 16-bit protocol.
+/* linux.c - bzImage: reads the setup header, places kernel, initrd and boot_params, and enters by
+ * the 64-bit, 32-bit or 16-bit protocol.
  * Sources: Linux Documentation/x86/boot.rst (protocol 2.06 and later), zero-page.rst. */
 #include "parts.h"
 
@@ -40,7 +40,9 @@ enum {
 enum { BOOT_FLAG = 0xaa55, LOADER_UNDEFINED = 0xff };
 enum { LOADED_HIGH = 1, KASLR_FLAG = 2, CAN_USE_HEAP = 0x80 };
 enum { XLF_KERNEL_64 = 1 };
-enum { VIDEO_CURRENT_MODE = 0x0f04 }; /* no mode is set, so no display is found (admin-guide/svga.rst) */
+enum {
+	VIDEO_CURRENT_MODE = 0x0f04
+}; /* no mode is set, so no display is found (admin-guide/svga.rst) */
 enum { PROTOCOL_OLDEST = 0x206, ENTRY_64_OFF = 0x200, LOAD_HIGH = 0x100000 };
 enum { REAL_MODE_STACK = 0xf000 }; /* end of heap and stack in the real-mode segment */
 enum { SETUP_RNG_SEED = 9, RNG_SEED_BYTES = 32 };
@@ -52,7 +54,8 @@ bool linux_is_bzimage(const struct file *f)
 	       ld32(f->data + HDR_MAGIC) == HDR_MAGIC_VALUE;
 }
 
-/* The fields that came with protocol 2.08 to 2.12, or what older kernels mean by not having them. */
+/* The fields that came with protocol 2.08 to 2.12, or what older kernels mean by not having them.
+ */
 static void parse_newer_fields(const u8 *p, struct linux_header *h)
 {
 	if (h->version >= 0x208 && ld32(p + HDR_PAYLOAD) < h->code_len &&
@@ -99,7 +102,8 @@ const char *linux_parse_header(const struct file *f, struct linux_header *h)
 	h->initrd_max = ld32(p + HDR_INITRD_MAX);
 	h->code32_start = ld32(p + HDR_CODE32_START);
 	parse_newer_fields(p, h);
-	if (h->pref_address % PAGE_SIZE || h->pref_address < LOAD_HIGH || h->pref_address >= 4 * GIB)
+	if (h->pref_address % PAGE_SIZE || h->pref_address < LOAD_HIGH ||
+	    h->pref_address >= 4 * GIB)
 		return "its preferred load address makes no sense; the file is damaged";
 	return NULL;
 }
@@ -163,12 +167,13 @@ static u64 initrd_limit(const struct linux_header *h)
 
 static int too_small(struct loader *l, u64 need, struct err *e)
 {
-	return err_set(e, -ENOMEM, "kernel %s: needs %llu MiB of memory to unpack itself; give more with --mem",
+	return err_set(e, -ENOMEM,
+		       "kernel %s: needs %llu MiB of memory to unpack itself; give more with --mem",
 		       l->kernel.path, (unsigned long long)((need + MIB - 1) / MIB));
 }
 
-/* Copy the compressed kernel to where it wants to be and the initrd behind all it will use; *at is the
- * address. */
+/* Copy the compressed kernel to where it wants to be and the initrd behind all it will use; *at is
+ * the address. */
 static int place_compressed(struct loader *l, const struct linux_header *h, u64 *at, struct err *e)
 {
 	u64 run = h->pref_address, end = run + h->init_size;
@@ -185,7 +190,8 @@ static int place_compressed(struct loader *l, const struct linux_header *h, u64 
 	return boot_load_initrd(l, end, initrd_limit(h), e);
 }
 
-static int load_compressed(struct loader *l, const struct linux_header *h, bool entry64, struct err *e)
+static int load_compressed(struct loader *l, const struct linux_header *h, bool entry64,
+			   struct err *e)
 {
 	u64 at;
 	int rc = place_compressed(l, h, &at, e);
@@ -262,11 +268,14 @@ int linux_load_bzimage(struct loader *l, struct err *e)
 	if (why)
 		return err_set(e, -ENOEXEC, "kernel %s: %s", l->kernel.path, why);
 	if (l->cmdline_len > h.cmdline_size)
-		return err_set(e, -E2BIG, "kernel %s: takes a command line of at most %u bytes, this one has "
-			       "%zu; shorten --cmdline", l->kernel.path, h.cmdline_size, l->cmdline_len);
+		return err_set(e, -E2BIG,
+			       "kernel %s: takes a command line of at most %u bytes, this one has "
+			       "%zu; shorten --cmdline",
+			       l->kernel.path, h.cmdline_size, l->cmdline_len);
 	has64 = h.xloadflags & XLF_KERNEL_64;
 	if (entry == BOOT_PVH || (entry == BOOT_64 && !has64))
-		return err_set(e, -ENOTSUP, "kernel %s: a bzImage without %s entry; choose another entry",
+		return err_set(e, -ENOTSUP,
+			       "kernel %s: a bzImage without %s entry; choose another entry",
 			       l->kernel.path, entry == BOOT_PVH ? "PVH" : "64-bit");
 	if (entry == BOOT_AUTO)
 		entry = has64 ? BOOT_64 : BOOT_32;

@@ -84,17 +84,18 @@ static void put_pci_interrupts(struct table *t, const struct boot_pci *pci, u8 i
 	}
 }
 
-/* The 8259's interrupts are wired one to one, but the timer, whose pin is 2.  Without PCI, GSIs that
- * no ISA bus has are given as if it had them: Linux then takes the number for the IRQ. */
+/* The 8259's interrupts are wired one to one, but the timer, whose pin is 2.  Without PCI, GSIs
+ * that no ISA bus has are given as if it had them: Linux then takes the number for the IRQ. */
 static void put_interrupts(struct table *t, const struct boot_pci *pci, u8 ioapic_id)
 {
 	if (pci->present)
 		put_pci_interrupts(t, pci, ioapic_id);
-	for (u8 irq = 0; irq < (pci->present ? ISA_IRQS : IOAPIC_PINS); irq++) {
+	for (u32 irq = 0; irq < (u32)(pci->present ? ISA_IRQS : IOAPIC_PINS); irq++) {
 		u16 flags = irq >= ISA_IRQS || irq == ACPI_SCI_GSI ? FLAGS_LEVEL_HIGH : FLAGS_BUS;
 
 		if (irq != CASCADE_IRQ)
-			put_int(t, ENTRY_IO_INT, INT, flags, irq, ioapic_id, irq == PIT_GSI ? 2 : irq);
+			put_int(t, ENTRY_IO_INT, INT, flags, (u8)irq, ioapic_id,
+				irq == PIT_GSI ? 2 : (u8)irq);
 	}
 	put_int(t, ENTRY_LOCAL_INT, EXTINT, FLAGS_BUS, 0, 0, 0);
 	put_int(t, ENTRY_LOCAL_INT, NMI, FLAGS_BUS, 0, ALL_LAPICS, 1);
@@ -113,10 +114,10 @@ static void finish(struct table *t)
 {
 	u8 *p = t->buf;
 
-	memcpy(p, "PCMP", 4);
+	boot_put_text(p, "PCMP");
 	st16(p + 4, (u16)t->len);
 	p[6] = 4; /* specification revision 1.4 */
-	memcpy(p + 8, "MVM     MVMPC       ", 20);
+	boot_put_text(p + 8, "MVM     MVMPC       ");
 	st16(p + 34, (u16)t->entries);
 	st32(p + 36, LAPIC_BASE);
 	p[7] = checksum(p, t->len);
@@ -129,7 +130,8 @@ static void put_floating(struct loader *l)
 	st32(p + 4, LOW_MP + FLOATING_BYTES);
 	p[8] = 1; /* length in paragraphs */
 	p[9] = 4;
-	p[10] = checksum(p, sizeof p); /* feature bytes 0: a table follows; no IMCR (virtual wire mode) */
+	p[10] = checksum(
+		p, sizeof p); /* feature bytes 0: a table follows; no IMCR (virtual wire mode) */
 	boot_put(l, LOW_MP, p, sizeof p);
 }
 

@@ -1,6 +1,6 @@
-/* multiboot.c - Multiboot 1 kernels, as test kernels are: 32-bit ELF, or a flat image whose header names
- * its addresses; the initrd becomes the one module.  The command line is the user's alone, after the
- * kernel's name, as boot loaders have it: mvm's words are Linux's.
+/* multiboot.c - Multiboot 1 kernels, as test kernels are: 32-bit ELF, or a flat image whose header
+ * names its addresses; the initrd becomes the one module.  The command line is the user's alone,
+ * after the kernel's name, as boot loaders have it: mvm's words are Linux's.
  * Source: Multiboot Specification 0.6.96 §3. */
 #include <stdio.h>
 
@@ -10,7 +10,12 @@ enum { SEARCH_BYTES = 8192, HEADER_BYTES = 32 };
 enum { HEADER_MAGIC = 0x1badb002, LOADER_MAGIC = 0x2badb002 };
 enum { WANTS_VIDEO = 1 << 2, HAS_ADDRESSES = 1 << 16 };
 enum { INFO_MEMORY = 1, INFO_CMDLINE = 4, INFO_MODS = 8, INFO_MMAP = 0x40, INFO_NAME = 0x200 };
-enum { INFO_BYTES = 116, MODULE = LOW_START_INFO + 0x80, NAME = MODULE + 0x10, MMAP = MODULE + 0x20 };
+enum {
+	INFO_BYTES = 116,
+	MODULE = LOW_START_INFO + 0x80,
+	NAME = MODULE + 0x10,
+	MMAP = MODULE + 0x20
+};
 enum { MMAP_ROW = 24 };
 
 struct mb_header {
@@ -27,8 +32,8 @@ static bool find_header(const struct file *f, struct mb_header *h)
 
 		if (ld32(p) != HEADER_MAGIC || ld32(p) + ld32(p + 4) + ld32(p + 8) != 0)
 			continue;
-		*h = (struct mb_header){ (u32)off, ld32(p + 4), ld32(p + 12), ld32(p + 16), ld32(p + 20),
-					 ld32(p + 24), ld32(p + 28) };
+		*h = (struct mb_header){ (u32)off,     ld32(p + 4),  ld32(p + 12), ld32(p + 16),
+					 ld32(p + 20), ld32(p + 24), ld32(p + 28) };
 		return true;
 	}
 	return false;
@@ -49,17 +54,21 @@ static int load_flat(struct loader *l, const struct mb_header *h, u64 *end, stru
 	u8 *dst;
 
 	if (h->load_addr > h->header_addr || before > h->off)
-		return err_set(e, -ENOEXEC, "kernel %s: its multiboot addresses make no sense; rebuild it",
+		return err_set(e, -ENOEXEC,
+			       "kernel %s: its multiboot addresses make no sense; rebuild it",
 			       l->kernel.path);
 	from = h->off - before;
 	len = h->load_end ? (u64)h->load_end - h->load_addr : l->kernel.len - from;
 	bss_end = MAX((u64)h->bss_end, h->load_addr + len);
 	if ((h->load_end && h->load_end < h->load_addr) || len > l->kernel.len - from)
-		return err_set(e, -ENOEXEC, "kernel %s: is truncated; copy it again", l->kernel.path);
+		return err_set(e, -ENOEXEC, "kernel %s: is truncated; copy it again",
+			       l->kernel.path);
 	dst = mem_ptr_rw(l->m, h->load_addr, bss_end - h->load_addr);
 	if (!dst || h->load_addr < LOW_END)
-		return err_set(e, -ENOMEM, "kernel %s: does not fit in the guest's memory at %#x; give more "
-			       "with --mem", l->kernel.path, h->load_addr);
+		return err_set(e, -ENOMEM,
+			       "kernel %s: does not fit in the guest's memory at %#x; give more "
+			       "with --mem",
+			       l->kernel.path, h->load_addr);
 	memcpy(dst, l->kernel.data + from, len);
 	mem_dirty(l->m, h->load_addr, bss_end - h->load_addr);
 	*end = bss_end;
@@ -113,7 +122,8 @@ static void put_info(struct loader *l)
 /* Shorter than what load_kernel() has accepted, but for the name. */
 static void put_cmdline(struct loader *l)
 {
-	const char *words = l->c->cmdline ? l->c->cmdline : "", *name = strrchr(l->kernel.path, '/');
+	const char *words = l->c->cmdline ? l->c->cmdline : "",
+		   *name = strrchr(l->kernel.path, '/');
 	int n = snprintf(l->cmdline, sizeof l->cmdline, "%s%s%s", name ? name + 1 : l->kernel.path,
 			 *words ? " " : "", words);
 
@@ -124,12 +134,14 @@ static void put_cmdline(struct loader *l)
 int multiboot_load(struct loader *l, struct err *e)
 {
 	struct mb_header h = { 0 };
-	u64 end;
+	u64 end = 0;
 	int rc;
 
 	if (!find_header(&l->kernel, &h) || h.flags & WANTS_VIDEO)
-		return err_set(e, -ENOTSUP, "kernel %s: its multiboot header wants a video mode, and there is "
-			       "no display", l->kernel.path);
+		return err_set(e, -ENOTSUP,
+			       "kernel %s: its multiboot header wants a video mode, and there is "
+			       "no display",
+			       l->kernel.path);
 	if (h.flags & HAS_ADDRESSES)
 		rc = load_flat(l, &h, &end, e);
 	else

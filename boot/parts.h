@@ -26,7 +26,7 @@ enum {
 
 #define LAPIC_BASE 0xfee00000u
 
-/* --- e820.c --------------------------------------------------------------------------------- */
+/* --- e820.c ----------------------------------------------------------------------------------- */
 enum { E820_RAM = 1, E820_RESERVED = 2, E820_ACPI = 3 };
 enum { E820_MAX = 16 };
 
@@ -44,7 +44,7 @@ void e820_build(struct e820 *map, const struct memory *m);
 /* Add a range that nothing else claims. */
 void e820_reserve(struct e820 *map, u64 addr, u64 len);
 
-/* --- one loading ----------------------------------------------------------------------------- */
+/* --- one loading ------------------------------------------------------------------------------ */
 struct file {
 	const char *path;
 	const u8 *data; /* mapped */
@@ -68,15 +68,22 @@ struct loader {
 	char cmdline[BOOT_CMDLINE_MAX];
 };
 
-/* boot.c: put the initrd as high as it goes in [floor, limit), page-aligned; sets l->initrd*.  0 when
- * there is none. */
+/* boot.c: put the initrd as high as it goes in [floor, limit), page-aligned; sets l->initrd*.  0
+ * when there is none. */
 int boot_load_initrd(struct loader *l, u64 floor, u64 limit, struct err *e);
 /* boot.c: is the bare word `word` on the command line? */
 bool boot_has_word(const char *cmdline, const char *word);
 /* boot.c: copy len bytes to gpa, which is known to be RAM. */
 void boot_put(struct loader *l, gpa_t gpa, const void *src, size_t len);
 
-/* --- entry states (entry.c) ------------------------------------------------------------------ */
+/* Put a text without its NUL, as tables have them. */
+static inline void boot_put_text(u8 *dst, const char *text)
+{
+	while (*text)
+		*dst++ = (u8)*text++;
+}
+
+/* --- entry states (entry.c) ------------------------------------------------------------------- */
 void entry_long_mode(struct loader *l, u64 rip, u64 rsi);
 void entry_protected(struct loader *l, u32 eip);
 void entry_real_mode(struct loader *l, u16 cs, u16 ip, u16 sp);
@@ -85,7 +92,8 @@ void entry_real_mode(struct loader *l, u16 cs, u16 ip, u16 sp);
 bool linux_is_bzimage(const struct file *f);
 int linux_load_bzimage(struct loader *l, struct err *e);
 
-/* The fields of a bzImage's setup header that we act on (boot.rst "The Real-Mode Kernel Header"). */
+/* The fields of a bzImage's setup header that we act on (boot.rst "The Real-Mode Kernel Header").
+ */
 struct linux_header {
 	u16 version;
 	u16 xloadflags;
@@ -106,13 +114,13 @@ struct linux_header {
 };
 /* NULL, or what is wrong with it. */
 const char *linux_parse_header(const struct file *f, struct linux_header *h);
-/* Fill and place boot_params: header is the kernel's setup header from 0x1f1 (NULL: an ELF kernel, which
- * has none). */
+/* Fill and place boot_params: header is the kernel's setup header from 0x1f1 (NULL: an ELF kernel,
+ * which has none). */
 void linux_put_zero_page(struct loader *l, const u8 *header, u32 header_len, u8 loadflags);
 
 /* --- payload.c -------------------------------------------------------------------------------- */
-/* Unpack a compressed payload (as the kernel's build makes it) to dst.  Returns the unpacked size, or
- * -ENOTSUP (method not known), -EINVAL (damaged), -ENOSPC (more than cap). */
+/* Unpack a compressed payload (as the kernel's build makes it) to dst.  Returns the unpacked size,
+ * or -ENOTSUP (method not known), -EINVAL (damaged), -ENOSPC (more than cap). */
 s64 payload_unpack(const u8 *src, size_t len, u8 *dst, size_t cap);
 /* "gzip", "xz", ... or NULL. */
 const char *payload_method(const u8 *src, size_t len);
@@ -143,18 +151,18 @@ int elf_load_segments(struct loader *l, const struct elf_image *img, u64 low, u6
 int elf_load_kernel(struct loader *l, struct err *e);
 
 /* --- vmlinux.c: a bzImage's payload, unpacked and entered by us ------------------------------- */
-/* Place the kernel and return its physical entry and end, or -errno: the caller then lets the bzImage
- * unpack itself.  *kaslr says whether addresses were randomised. */
+/* Place the kernel and return its physical entry and end, or -errno: the caller then lets the
+ * bzImage unpack itself.  *kaslr says whether addresses were randomised. */
 struct vmlinux {
 	u64 entry, end;
 	bool kaslr;
 };
 int vmlinux_unpack(struct loader *l, const struct linux_header *h, struct vmlinux *v);
-/* Add shift to the words that the relocation lists name, in an image whose first byte is at code and
- * linked at 0xffffffff80000000 + pref.  False: the lists are damaged. */
+/* Add shift to the words that the relocation lists name, in an image whose first byte is at code
+ * and linked at 0xffffffff80000000 + pref.  False: the lists are damaged. */
 bool vmlinux_relocate(const u8 *lists, u64 lists_len, u8 *code, u64 code_len, u64 pref, u64 shift);
 
-/* --- the rest ----------------------------------------------------------------------------------- */
+/* --- the rest --------------------------------------------------------------------------------- */
 bool multiboot_is(const struct file *f);
 int multiboot_load(struct loader *l, struct err *e);
 int pvh_start(struct loader *l, const struct elf_image *img, struct err *e); /* pvh.c */

@@ -1,9 +1,9 @@
 /* payload.c - unpacks a kernel's compressed payload with the methods' own libraries.
  *
- * The destination is guest memory, so nothing is copied twice; its size bounds the output whatever the
- * input says.  bzip2, LZMA and LZO kernels unpack themselves.
- * Sources: Linux lib/decompress.c (magic numbers), scripts/Makefile.lib (all but gzip append the unpacked
- * size, 4 bytes); LZ4 "Legacy frame" (lz4_Frame_format.md). */
+ * The destination is guest memory, so nothing is copied twice; its size bounds the output whatever
+ * the input says.   bzip2, LZMA and LZO kernels unpack themselves.
+ * Sources: Linux lib/decompress.c (magic numbers), scripts/Makefile.lib (all but gzip append the
+ * unpacked size, 4 bytes); LZ4 "Legacy frame" (lz4_Frame_format.md). */
 #include "parts.h"
 
 #include <lz4.h>
@@ -17,7 +17,9 @@ enum { SIZE_TRAILER = 4 };
 
 static s64 unpack_gzip(const u8 *src, size_t len, u8 *dst, size_t cap)
 {
-	z_stream z = { .next_in = (u8 *)src, .avail_in = (uInt)len, .next_out = dst, .avail_out = (uInt)cap };
+	z_stream z = {
+		.next_in = (u8 *)src, .avail_in = (uInt)len, .next_out = dst, .avail_out = (uInt)cap
+	};
 	int rc;
 
 	if (inflateInit2(&z, 16 + MAX_WBITS) != Z_OK)
@@ -58,7 +60,8 @@ static s64 unpack_lz4(const u8 *src, size_t len, u8 *dst, size_t cap)
 		pos += 4;
 		if (n > len - pos || n > INT32_MAX)
 			return -EINVAL;
-		got = LZ4_decompress_safe((const char *)src + pos, (char *)dst + out, (int)n, (int)room);
+		got = LZ4_decompress_safe((const char *)src + pos, (char *)dst + out, (int)n,
+					  (int)room);
 		if (got < 0)
 			return room < LZ4_LEGACY_BLOCK ? -ENOSPC : -EINVAL;
 		pos += n;
@@ -97,7 +100,8 @@ static const struct method {
 static const struct method *find_method(const u8 *src, size_t len)
 {
 	for (size_t i = 0; i < ARRAY_LEN(methods); i++)
-		if (len >= methods[i].magic_len && !memcmp(src, methods[i].magic, methods[i].magic_len))
+		if (len >= methods[i].magic_len &&
+		    !memcmp(src, methods[i].magic, methods[i].magic_len))
 			return &methods[i];
 	return NULL;
 }

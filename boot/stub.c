@@ -1,16 +1,19 @@
 /* stub.c - the few BIOS calls that real-mode Linux set-up code makes, and what else a PC's firmware
- * leaves behind: interrupt vectors, BIOS data area, a reset vector.  Everything not listed fails with
- * carry set, which set-up code takes for "not there".
- * Sources: Ralf Brown's Interrupt List (int 10h, 12h, 13h, 15h, 16h); Linux arch/x86/boot/{memory,tty,
- * video,edd}.c for what is called; IBM AT Technical Reference, BIOS data area. */
+ * leaves behind: interrupt vectors, BIOS data area, a reset vector.  Everything not listed fails
+ * with carry set, which set-up code takes for "not there".
+ * Sources: Ralf Brown's Interrupt List (int 10h, 12h, 13h, 15h, 16h); Linux
+ * arch/x86/boot/{memory,tty, video,edd}.c for what is called; IBM AT Technical Reference, BIOS data
+ * area. */
 #include "parts.h"
 
 /* Offsets are from the stub's start, where CS points. */
 __asm__(
 "	.pushsection .rodata.boot_stub, \"a\", @progbits\n"
 "	.code16\n"
-"	.globl boot_stub, boot_stub_end, boot_stub_map, boot_stub_count, boot_stub_e801, boot_stub_vec\n"
-"	.hidden boot_stub, boot_stub_end, boot_stub_map, boot_stub_count, boot_stub_e801, boot_stub_vec\n"
+"	.globl boot_stub, boot_stub_map, boot_stub_count, boot_stub_e801, boot_stub_vec\n"
+"	.hidden boot_stub, boot_stub_map, boot_stub_count, boot_stub_e801, boot_stub_vec\n"
+"	.globl boot_stub_end\n"
+"	.hidden boot_stub_end\n"
 "boot_stub:\n"
 
 "int10:	cmp $0x0e, %ah\n"          /* teletype output, to COM1 */
@@ -122,7 +125,8 @@ _Static_assert(E820_MAX == 16, "boot_stub_map has room for 16 rows");
 
 enum vec { VEC_INT10, VEC_INT12, VEC_INT15, VEC_INT16, VEC_FAIL, VEC_IRQ_MASTER, VEC_IRQ_SLAVE };
 
-/* mov $6, %al; mov $0xcf9, %dx; out %al, %dx; 1: hlt; jmp 1b - a jump to FFFF:0 resets the machine. */
+/* mov $6, %al; mov $0xcf9, %dx; out %al, %dx; 1: hlt; jmp 1b - a jump to FFFF:0 resets the machine.
+ */
 static const u8 reset_code[] = { 0xb0, 0x06, 0xba, 0xf9, 0x0c, 0xee, 0xf4, 0xeb, 0xfd };
 enum { RESET_VECTOR = 0xffff0 };
 
@@ -163,16 +167,22 @@ static void put_bda(struct loader *l)
 	boot_put(l, LOW_EBDA, (u8[]){ 1 }, 1); /* its own size in KiB */
 }
 
+/* Where a label of the stub lies in it. */
+static size_t stub_off(const u8 *label)
+{
+	return (uintptr_t)label - (uintptr_t)boot_stub;
+}
+
 static void put_memory_sizes(struct loader *l, u8 *stub)
 {
 	u64 below16 = MIN(l->low_top, 16 * MIB) - MIB;
 	u64 above16 = l->low_top - MIN(l->low_top, 16 * MIB);
 
-	st16(stub + (boot_stub_e801 - boot_stub), (u16)(below16 / KIB));
-	st16(stub + (boot_stub_e801 - boot_stub) + 2, (u16)(above16 / (64 * KIB)));
-	st32(stub + (boot_stub_count - boot_stub), l->map.n);
+	st16(stub + stub_off(boot_stub_e801), (u16)(below16 / KIB));
+	st16(stub + stub_off(boot_stub_e801) + 2, (u16)(above16 / (64 * KIB)));
+	st32(stub + stub_off(boot_stub_count), l->map.n);
 	for (u32 i = 0; i < l->map.n; i++) {
-		u8 *row = stub + (boot_stub_map - boot_stub) + 20 * i;
+		u8 *row = stub + stub_off(boot_stub_map) + 20 * i;
 
 		st64(row, l->map.entry[i].addr);
 		st64(row + 8, l->map.entry[i].len);
@@ -183,7 +193,7 @@ static void put_memory_sizes(struct loader *l, u8 *stub)
 void stub_put(struct loader *l)
 {
 	u8 stub[1024];
-	size_t len = (size_t)(boot_stub_end - boot_stub);
+	size_t len = stub_off(boot_stub_end);
 
 	ASSERT(len <= sizeof stub);
 	memcpy(stub, boot_stub, len);

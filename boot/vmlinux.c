@@ -1,9 +1,9 @@
-/* vmlinux.c - does the work of a bzImage's own unpacker: payload to ELF, segments to their places, and
- * KASLR with the relocation lists that the kernel's build appends to the ELF file.
+/* vmlinux.c - does the work of a bzImage's own unpacker: payload to ELF, segments to their places,
+ * and KASLR with the relocation lists that the kernel's build appends to the ELF file.
  *
  * The payload is unpacked so that the first segment, most of the kernel, lands where it runs; the
- * others only ever move down.  Whatever looks unusual is an error, on which the caller lets the kernel
- * unpack itself.
+ * others only ever move down.  Whatever looks unusual is an error, on which the caller lets the
+ * kernel unpack itself.
  * Sources: Linux arch/x86/boot/compressed/{misc,kaslr}.c, arch/x86/tools/relocs.c; all memory below
  * 4 GiB is ours to choose from, as nothing else has been loaded. */
 #include "parts.h"
@@ -13,9 +13,9 @@
 
 #define KERNEL_MAP 0xffffffff80000000ull      /* __START_KERNEL_map */
 #define KERNEL_WINDOW GIB                     /* KERNEL_IMAGE_SIZE with CONFIG_RANDOMIZE_BASE */
-#define ELF_HEAD (2 * MIB)                    /* file offset of the first segment in x86-64 builds */
+#define ELF_HEAD (2 * MIB) /* file offset of the first segment in x86-64 builds */
 #define LOWEST_PLACE (2 * ELF_HEAD)           /* leaves the first 2 MiB alone */
-enum { POPULATE_WRITE = 23 };                 /* MADV_POPULATE_WRITE of Linux 5.14; musl does not name it */
+enum { POPULATE_WRITE = 23 }; /* MADV_POPULATE_WRITE of Linux 5.14; musl does not name it */
 #define ALIGNMENT (2 * MIB)                   /* the kernel's page tables map it in such pages */
 
 static u64 random_below(u64 n)
@@ -36,7 +36,8 @@ struct reloc_walk {
 	u64 link;     /* virtual address of code[0] */
 };
 
-/* Apply one list, backwards to its zero word.  size is 4 or 8; false: it runs off or points outside. */
+/* Apply one list, backwards to its zero word.   size is 4 or 8; false: it runs off or points
+ * outside. */
 static bool apply_list(struct reloc_walk *w, unsigned size, u64 shift)
 {
 	while (w->pos >= 4) {
@@ -78,15 +79,17 @@ bool vmlinux_relocate(const u8 *lists, u64 lists_len, u8 *code, u64 code_len, u6
 }
 
 /* --- placement -------------------------------------------------------------------------------- */
-/* Where the first segment goes: at random if there is room, else where it is linked, else lower: a kernel
- * entered directly does not mind, and a small guest has no other place. */
+/* Where the first segment goes: at random if there is room, else where it is linked, else lower: a
+ * kernel entered directly does not mind, and a small guest has no other place. */
 static u64 choose_place(struct loader *l, const struct linux_header *h, u64 unpacked, bool kaslr)
 {
 	u64 want = MAX(unpacked, h->init_size) + l->initrd_room + MIB;
 	u64 lowest = ALIGN_UP(MAX(h->pref_address, LOWEST_PLACE), ALIGNMENT);
 
 	if (lowest + want > l->low_top)
-		return lowest - ELF_HEAD + unpacked + l->initrd_room + MIB > l->low_top ? LOWEST_PLACE : lowest;
+		return lowest - ELF_HEAD + unpacked + l->initrd_room + MIB > l->low_top
+			       ? LOWEST_PLACE
+			       : lowest;
 	if (!kaslr)
 		return lowest;
 	return lowest + random_below((l->low_top - want - lowest) / ALIGNMENT + 1) * ALIGNMENT;
@@ -109,7 +112,8 @@ static bool parse_unpacked(struct placing *p)
 	if (elf_parse(p->ram + p->file, p->file_len, &p->img) || !img->is64 || !img->entry_inside)
 		return false;
 	link = img->seg[0].vaddr - KERNEL_MAP;
-	return img->lo == link && img->lo % ALIGNMENT == 0 && img->hi - img->lo <= KERNEL_WINDOW - img->lo &&
+	return img->lo == link && img->lo % ALIGNMENT == 0 &&
+	       img->hi - img->lo <= KERNEL_WINDOW - img->lo &&
 	       img->hi - img->lo <= p->ram_len - p->place;
 }
 
@@ -131,8 +135,8 @@ static u64 seg_place(const struct placing *p, const struct elf_seg *s)
 	return p->place + (s->paddr - p->img.lo);
 }
 
-/* Segments are sorted by address and do not overlap; if they also lie in the file in that order and none
- * moves up, then none overwrites a later one's source. */
+/* Segments are sorted by address and do not overlap; if they also lie in the file in that order and
+ * none moves up, then none overwrites a later one's source. */
 static bool move_segments(struct placing *p)
 {
 	for (u32 i = 0; i < p->img.n; i++) {
@@ -157,15 +161,16 @@ static void clear_bss(struct placing *p)
 
 	for (u32 i = 0; i < p->img.n; i++) {
 		const struct elf_seg *s = &p->img.seg[i];
-		u64 from = seg_place(p, s) + s->filesz, to = MIN(seg_place(p, s) + s->memsz, file_end);
+		u64 from = seg_place(p, s) + s->filesz,
+		    to = MIN(seg_place(p, s) + s->memsz, file_end);
 
 		if (from < to)
 			memset(p->ram + from, 0, to - from);
 	}
 }
 
-/* Move the kernel in its virtual window.  True if it moved (or might have); *ok is false if the lists
- * were damaged, which leaves the image half relocated. */
+/* Move the kernel in its virtual window.  True if it moved (or might have); *ok is false if the
+ * lists were damaged, which leaves the image half relocated. */
 static bool randomise(struct placing *p, bool *ok)
 {
 	u64 lists = p->img.file_end, len = p->file_len - lists;
@@ -176,13 +181,13 @@ static bool randomise(struct placing *p, bool *ok)
 	if (len < 8 || p->img.lo + size > KERNEL_WINDOW)
 		return false; /* no lists: not built for KASLR */
 	slots = (KERNEL_WINDOW - p->img.lo - size) / ALIGNMENT + 1;
-	*ok = vmlinux_relocate(p->ram + p->file + lists, len, p->ram + p->place, p->img.hi - p->img.lo,
-			       p->img.lo, random_below(slots) * ALIGNMENT);
+	*ok = vmlinux_relocate(p->ram + p->file + lists, len, p->ram + p->place,
+			       p->img.hi - p->img.lo, p->img.lo, random_below(slots) * ALIGNMENT);
 	return *ok;
 }
 
-/* One call for all page faults to come: they would cost more than the unpacking.  Only a hint: an old
- * host kernel may refuse. */
+/* One call for all page faults to come: they would cost more than the unpacking.  Only a hint: an
+ * old host kernel may refuse. */
 static void populate(u8 *p, u64 len)
 {
 	u8 *page = (u8 *)ALIGN_DOWN((uintptr_t)p, PAGE_SIZE);

@@ -1,5 +1,5 @@
-/* Fuzz target: an ELF kernel with its notes, or a multiboot one.  The target writes the magic numbers and
- * small, plausible table offsets itself unless the first byte says otherwise. */
+/* Fuzz target: an ELF kernel with its notes, or a multiboot one.  The target writes the magic
+ * numbers and small, plausible table offsets itself unless the first byte says otherwise. */
 #include <stdlib.h>
 
 #include "../../boot/parts.h"
@@ -49,7 +49,10 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t len)
 		abort();
 	memcpy(p, data + 1, len);
 	stamp(p, len, data[0]);
-	l = (struct loader){ .c = &config, .m = &memory, .bsp = &state, .kernel = { "fuzz", p, len },
+	l = (struct loader){ .c = &config,
+			     .m = &memory,
+			     .bsp = &state,
+			     .kernel = { "fuzz", p, len },
 			     .low_top = RAM_MIB * MIB };
 	config.entry = (enum boot_entry)(data[0] >> 4) % 5;
 	if (elf_is(&l.kernel))

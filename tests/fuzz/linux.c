@@ -1,5 +1,6 @@
-/* Fuzz target: a bzImage and the payload inside it.  So that mutations get past the magic numbers, the
- * target writes them itself unless the first byte says otherwise; its next bits choose the method. */
+/* Fuzz target: a bzImage and the payload inside it.  So that mutations get past the magic numbers,
+ * the target writes them itself unless the first byte says otherwise; its next bits choose the
+ * method. */
 #include <stdlib.h>
 
 #include "../../boot/parts.h"
@@ -30,7 +31,10 @@ static void stamp(u8 *p, size_t len, u8 how)
 	st32(p + 0x24c, (u32)len - PAYLOAD);
 	st64(p + 0x258, 8 * MIB);
 	st32(p + 0x260, MIB);
-	memcpy(p + PAYLOAD, magic[how >> 2 & 3], (how >> 2 & 3) == 1 ? 6 : (how >> 2 & 3) == 0 ? 3 : 4);
+	memcpy(p + PAYLOAD, magic[how >> 2 & 3],
+	       (how >> 2 & 3) == 1   ? 6
+	       : (how >> 2 & 3) == 0 ? 3
+				     : 4);
 }
 
 int LLVMFuzzerTestOneInput(const u8 *data, size_t len);
@@ -49,7 +53,10 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t len)
 		abort();
 	memcpy(p, data + 1, len);
 	stamp(p, len, data[0]);
-	l = (struct loader){ .c = &config, .m = &memory, .bsp = &state, .kernel = { "fuzz", p, len },
+	l = (struct loader){ .c = &config,
+			     .m = &memory,
+			     .bsp = &state,
+			     .kernel = { "fuzz", p, len },
 			     .low_top = RAM_MIB * MIB };
 	config.entry = (enum boot_entry)(data[0] >> 4) % 5;
 	if (linux_is_bzimage(&l.kernel))

@@ -1,5 +1,6 @@
-/* kvm_api.c - the KVM engine against a real /dev/kvm, emulated or not: small guests, each for one thing.
- * Run them inside a nested machine with scripts/kvm-nested.sh build/mvm-test kvm_ where there is none. */
+/* kvm_api.c - the KVM engine against a real /dev/kvm, emulated or not: small guests, each for one
+ * thing. Run them inside a nested machine with scripts/kvm-nested.sh build/mvm-test kvm_ where
+ * there is none. */
 #include <sys/eventfd.h>
 #include <time.h>
 
@@ -24,7 +25,7 @@ TEST(kvm_probe_gives_a_verdict_and_a_reason)
 		SKIP("%s", why);
 }
 
-/* --- ports and memory --------------------------------------------------------------------------------- */
+/* --- ports and memory ------------------------------------------------------------------------- */
 GUEST(guest_ports,
       "mov $0x11223344, %eax\n"
       "out %al, $0xf0\n"
@@ -88,7 +89,8 @@ TEST(kvm_memory_accesses_of_every_size_and_across_pages)
 		if (k->write[i].off >= 0xffd) {
 			u64 want = 0x1122334455667788ull >> 8 * (k->write[i].off - 0xffd);
 
-			EQ(k->write[i].val, want & (k->write[i].size == 8 ? ~0ull : BIT(8 * k->write[i].size) - 1));
+			EQ(k->write[i].val,
+			   want & (k->write[i].size == 8 ? ~0ull : BIT(8 * k->write[i].size) - 1));
 			bytes += k->write[i].size;
 		}
 	EQ(bytes, 8);
@@ -123,7 +125,9 @@ GUEST(guest_rom,
 
 TEST(kvm_rom_reads_and_ignores_writes)
 {
-	struct kvmkit_setup setup = { &kvm_engine, 1, IRQCHIP_SPLIT, guest_rom, guest_rom_end, NULL };
+	struct kvmkit_setup setup = {
+		&kvm_engine, 1, IRQCHIP_SPLIT, guest_rom, guest_rom_end, NULL
+	};
 	u32 *rom = aligned_alloc(PAGE_SIZE, PAGE_SIZE);
 	struct kvmkit *k;
 
@@ -137,7 +141,7 @@ TEST(kvm_rom_reads_and_ignores_writes)
 	EQ(k->note[1], 0xdec0de);
 }
 
-/* --- how a run ends --------------------------------------------------------------------------------------- */
+/* --- how a run ends --------------------------------------------------------------------------- */
 GUEST(guest_triple, "lidt zero_idt(%rip)\n ud2\n zero_idt: .quad 0, 0");
 
 TEST(kvm_triple_fault_is_a_reset)
@@ -224,8 +228,9 @@ TEST(kvm_pause_asked_before_running_is_seen)
 	kvmkit_free(k);
 }
 
-/* --- interrupts ----------------------------------------------------------------------------------------------- */
-/* Programs the 8259s for vectors 0x20.., unmasks IRQ 4 and waits; its handler notes 0x24 and ends. */
+/* --- interrupts ------------------------------------------------------------------------------- */
+/* Programs the 8259s for vectors 0x20.., unmasks IRQ 4 and waits; its handler notes 0x24 and ends.
+ */
 GUEST(guest_pic,
       "mov $0x11, %al\n out %al, $0x20\n out %al, $0xa0\n"
       "mov $0x20, %al\n out %al, $0x21\n mov $0x28, %al\n out %al, $0xa1\n"
@@ -271,8 +276,8 @@ static enum vexit run_and_sleep(struct kvmkit *k)
 		char text[1024];
 
 		cpu_state_text(&k->vcpus[0]->s, text, sizeof text);
-		fprintf(stderr, "  %s irqchip %u: %s\n%s\n", k->eng->name, k->env.irqchip_kind, k->vcpus[0]->crash,
-			text);
+		fprintf(stderr, "  %s irqchip %u: %s\n%s\n", k->eng->name, k->env.irqchip_kind,
+			k->vcpus[0]->crash, text);
 	}
 	return why;
 }
@@ -294,8 +299,8 @@ TEST(kvm_pic_interrupt_wakes_a_halted_guest)
 	}
 }
 
-/* Enables the local APIC by its page and sets IOAPIC pin 16 to vector 0x41, level.  The handler does not
- * lower the line, so each EOI brings the next; the third ends. */
+/* Enables the local APIC by its page and sets IOAPIC pin 16 to vector 0x41, level.  The handler
+ * does not lower the line, so each EOI brings the next; the third ends. */
 GUEST(guest_level,
       "mov $0xfee00000, %ebx\n"
       "movl $0x1ff, 0xf0(%rbx)\n"
@@ -319,7 +324,8 @@ TEST(kvm_level_interrupt_comes_again_while_the_line_is_high)
 
 		kvmkit_gate(k, 0x41, kvmkit_addr(guest_level, guest_level_irq));
 		OK(pthread_create(&t, NULL, raise_later, &r) == 0);
-		EQ(run_and_sleep(k), VEXIT_KICK); /* never, unless each EOI made the pin look again */
+		EQ(run_and_sleep(k),
+		   VEXIT_KICK); /* never, unless each EOI made the pin look again */
 		pthread_join(t, NULL);
 		OK(k->notes >= 4);
 		kvmkit_free(k);
@@ -412,7 +418,8 @@ TEST(kvm_local_apic_timer_interrupts_a_spinning_guest)
 	}
 }
 
-GUEST(guest_nmi, "out %al, $0xf0\n 1: hlt\n jmp 1b\n guest_nmi_irq: mov $2, %al\n out %al, $0xf0" DONE);
+GUEST(guest_nmi,
+      "out %al, $0xf0\n 1: hlt\n jmp 1b\n guest_nmi_irq: mov $2, %al\n out %al, $0xf0" DONE);
 extern const u8 guest_nmi_irq[];
 __asm__(".hidden guest_nmi_irq\n.globl guest_nmi_irq");
 
@@ -464,7 +471,7 @@ TEST(kvm_halt_for_good_is_noticed)
 	}
 }
 
-/* --- two CPUs --------------------------------------------------------------------------------------------------- */
+/* --- two CPUs --------------------------------------------------------------------------------- */
 /* The boot CPU sends INIT and SIPI to page 8, whose real-mode code notes 0xa9 and halts. */
 GUEST(guest_smp,
       "mov $0xfee00000, %ebx\n"
@@ -472,8 +479,9 @@ GUEST(guest_smp,
       "movl $0x01000000, 0x310(%rbx)\n movl $0x4500, 0x300(%rbx)\n"
       "movl $0x01000000, 0x310(%rbx)\n movl $0x4608, 0x300(%rbx)\n"
       "1: pause\n cmpb $0xa9, 0x5000\n jne 1b" DONE);
-GUEST(guest_ap, ".code16\n mov $0xa9, %al\n out %al, $0xf0\n mov $0x500, %bx\n mov %bx, %ds\n mov %al, 0\n"
-		"1: hlt\n jmp 1b\n .code64\n");
+GUEST(guest_ap,
+      ".code16\n mov $0xa9, %al\n out %al, $0xf0\n mov $0x500, %bx\n mov %bx, %ds\n mov %al, 0\n"
+      "1: hlt\n jmp 1b\n .code64\n");
 
 TEST(kvm_second_cpu_starts_by_init_and_sipi)
 {
@@ -490,7 +498,7 @@ TEST(kvm_second_cpu_starts_by_init_and_sipi)
 	}
 }
 
-/* --- doorbells and irqfds --------------------------------------------------------------------------------------- */
+/* --- doorbells and irqfds --------------------------------------------------------------------- */
 GUEST(guest_bell,
       "mov $0xc0000050, %ebx\n"
       "movl $7, (%rbx)\n"
@@ -502,7 +510,9 @@ TEST(kvm_doorbells_signal_without_an_exit)
 	struct kvmkit *k = kvmkit_new(1, IRQCHIP_SPLIT, guest_bell, guest_bell_end);
 	struct kvm_doorbell mmio = { .addr = KIT_MMIO + 0x50, .len = 4, .match = true, .value = 7,
 				     .fd = eventfd(0, EFD_NONBLOCK) };
-	struct kvm_doorbell pio = { .pio = true, .addr = 0x60, .len = 1, .fd = eventfd(0, EFD_NONBLOCK) };
+	struct kvm_doorbell pio = {
+		.pio = true, .addr = 0x60, .len = 1, .fd = eventfd(0, EFD_NONBLOCK)
+	};
 	u64 n;
 
 	EQ(kvm_ioeventfd(&k->env, &mmio, true), 0);
@@ -549,8 +559,9 @@ TEST(kvm_irqfd_raises_a_routed_message)
 	kvmkit_free(k);
 }
 
-/* --- memory log -------------------------------------------------------------------------------------------------- */
-GUEST(guest_dirty, "movb $1, 0x200000\n movb $1, 0x205fff\n movb $1, 0x400000\n mov 0x600000, %al" DONE);
+/* --- memory log ------------------------------------------------------------------------------- */
+GUEST(guest_dirty,
+      "movb $1, 0x200000\n movb $1, 0x205fff\n movb $1, 0x400000\n mov 0x600000, %al" DONE);
 
 /* The kernel may also name a page that was only read, if it had to map it. */
 TEST(kvm_dirty_log_names_the_written_pages)
@@ -570,8 +581,9 @@ TEST(kvm_dirty_log_names_the_written_pages)
 	kvmkit_free(k);
 }
 
-/* --- state --------------------------------------------------------------------------------------------------------- */
-/* Fills what it can with values of its own, ends a first run, then checks that all is still there. */
+/* --- state ------------------------------------------------------------------------------------ */
+/* Fills what it can with values of its own, ends a first run, then checks that all is still there.
+ */
 GUEST(guest_state,
       "mov $0x1111222233334444, %rbx\n mov $0x5555, %r12\n mov $0x7777, %r15\n"
       "movq %rbx, %xmm3\n"
@@ -593,10 +605,18 @@ GUEST(guest_state,
 
 static void state_goes_to(const struct engine *from, const struct engine *to)
 {
-	struct kvmkit_setup one = { from, 1, from == &kvm_engine ? IRQCHIP_SPLIT : IRQCHIP_USER, guest_state,
-				    guest_state_end, NULL };
-	struct kvmkit_setup two = { to, 1, to == &kvm_engine ? IRQCHIP_SPLIT : IRQCHIP_USER, guest_state,
-				    guest_state_end, NULL };
+	struct kvmkit_setup one = { from,
+				    1,
+				    from == &kvm_engine ? IRQCHIP_SPLIT : IRQCHIP_USER,
+				    guest_state,
+				    guest_state_end,
+				    NULL };
+	struct kvmkit_setup two = { to,
+				    1,
+				    to == &kvm_engine ? IRQCHIP_SPLIT : IRQCHIP_USER,
+				    guest_state,
+				    guest_state_end,
+				    NULL };
 	struct kvmkit *a, *b;
 	u8 *page;
 
@@ -694,7 +714,8 @@ TEST(kvm_pull_gives_back_what_push_took)
 	kvmkit_free(k);
 }
 
-/* The local APIC's registers, by way of our own struct, into a new VM: the armed timer still fires. */
+/* The local APIC's registers, by way of our own struct, into a new VM: the armed timer still fires.
+ */
 GUEST(guest_lapic,
       "mov $0xfee00000, %ebx\n"
       "movl $0x1ff, 0xf0(%rbx)\n"
@@ -745,7 +766,7 @@ TEST(kvm_tsc_counts_from_the_offset)
 	kvmkit_free(k);
 }
 
-/* --- one instruction in the software CPU ----------------------------------------------------------------------------- */
+/* --- one instruction in the software CPU ------------------------------------------------------ */
 /* Arithmetic on device memory that no kernel emulates. */
 GUEST(guest_odd,
       "mov $0xc0000010, %ebx\n"

@@ -11,7 +11,7 @@ static struct kvmkit *kit_of(struct device *dev)
 	return dev->arg;
 }
 
-/* --- ports: region 0 note, 1 done, 2 count; region 3: memory --------------------------------------- */
+/* --- ports: region 0 note, 1 done, 2 count; region 3: memory ---------------------------------- */
 static u64 kit_read(struct device *dev, unsigned region, u64 off, unsigned size)
 {
 	struct kvmkit *k = kit_of(dev);
@@ -54,7 +54,7 @@ static const struct device_ops kit_ops = {
 	.read = kit_read, .write = kit_write, .reset = kit_reset, .state = kit_state,
 };
 
-/* --- the machine ------------------------------------------------------------------------------------ */
+/* --- the machine ------------------------------------------------------------------------------ */
 static void kit_devices(struct kvmkit *k)
 {
 	struct device w = { .loop = k->loop, .mem = &k->mem, .arg = k };
@@ -109,9 +109,15 @@ struct kvmkit *kvmkit_build(const struct kvmkit_setup *s)
 	k->loop = loop_new(&k->lock, false, &k->e);
 	k->chip.ops = &irqchip_user_ops;
 	k->chip.vcpus = k->vcpus;
-	k->env = (struct engine_env){ .mem = &k->mem, .pio = &k->pio, .mmio = &k->mmio, .chip = &k->chip,
-				      .loop = k->loop, .lock = &k->lock, .vcpus = k->vcpus,
-				      .tsc_khz = host_tsc_khz(), .tcg_cache_bytes = 1 << 20,
+	k->env = (struct engine_env){ .mem = &k->mem,
+				      .pio = &k->pio,
+				      .mmio = &k->mmio,
+				      .chip = &k->chip,
+				      .loop = k->loop,
+				      .lock = &k->lock,
+				      .vcpus = k->vcpus,
+				      .tsc_khz = host_tsc_khz(),
+				      .tcg_cache_bytes = 1 << 20,
 				      .irqchip_kind = s->irqchip };
 	if (s->rom)
 		OK(memory_add(&k->mem, 4 * GIB - PAGE_SIZE, PAGE_SIZE, s->rom, true, &k->e) == 0);

@@ -1,5 +1,6 @@
-/* kvmkit.h - a KVM machine as small as a test needs: 8 MiB of RAM, a few recording devices, our own 8259s
- * and IOAPIC, guests of some instructions.  Every test SKIPs, saying so, where /dev/kvm cannot be used. */
+/* kvmkit.h - a KVM machine as small as a test needs: 8 MiB of RAM, a few recording devices, our own
+ * 8259s and IOAPIC, guests of some instructions.  Every test SKIPs, saying so, where /dev/kvm
+ * cannot be used. */
 #pragma once
 
 #include <stdio.h>
@@ -13,7 +14,13 @@
 #include "../../options.h"
 #include "../test.h"
 
-enum { KIT_CODE = 0x100000, KIT_IDT = 0x2000, KIT_STACK = 0x300000, KIT_RAM = 8 << 20, KIT_CPUS = 2 };
+enum {
+	KIT_CODE = 0x100000,
+	KIT_IDT = 0x2000,
+	KIT_STACK = 0x300000,
+	KIT_RAM = 8 << 20,
+	KIT_CPUS = 2
+};
 enum { KIT_LOG = 64 };
 #define KIT_MMIO 0xc0000000u
 /* Ports: a byte written to 0xf0 is noted; to 0xf4 ends the run. 0xf8: reads count up from 1. */
@@ -43,7 +50,8 @@ struct kvmkit {
 	u8 reg[256];          /* the memory device's bytes */
 };
 
-/* A machine of n vCPUs under an irqchip, vCPU 0 about to run the guest in long mode.  SKIPs without KVM. */
+/* A machine of n vCPUs under an irqchip, vCPU 0 about to run the guest in long mode.  SKIPs
+ * without KVM. */
 struct kvmkit *kvmkit_new(u32 n, u32 irqchip, const u8 *guest, const u8 *guest_end);
 /* The same on any engine; with rom, one page of it just below 4 GiB. */
 struct kvmkit_setup {

@@ -121,7 +121,8 @@ static void disassemble(struct kit *k, const u8 *t, const char *name)
 	f = fopen(path, "w");
 	OK(f && fwrite(t, 1, ld32(t + 4), f) == ld32(t + 4));
 	fclose(f);
-	snprintf(cmd, sizeof cmd, "cd %s && iasl -d %s >log 2>&1 && ! grep -iE 'error|warning|invalid' log %s.dsl "
+	snprintf(cmd, sizeof cmd,
+		 "cd %s && iasl -d %s >log 2>&1 && ! grep -iE 'error|warning|invalid' log %s.dsl "
 		 "&& iasl -f %s.dsl >log2 2>&1; r=$?; [ $r = 0 ] || cat log log2 >&2; exit $r",
 		 dir, name, name, name);
 	int rc = system(cmd);

@@ -1,4 +1,5 @@
-/* bootkit.h - for the tests of boot/: kernel files made in memory, and a loading without a machine. */
+/* bootkit.h - for the tests of boot/: kernel files made in memory, and a loading without a machine.
+ */
 #pragma once
 
 #include <stdio.h>

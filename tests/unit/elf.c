@@ -126,7 +126,8 @@ TEST(elf_pvh_note_gives_the_32_bit_entry)
 /* The class of GHSA-52h2-m2cf-9jh6: note sizes that make a parser stand still or run away. */
 TEST(elf_hostile_notes_end)
 {
-	static const u32 size[] = { 0, 1, 3, 4, 48, 52, 0x7fffffff, 0xfffffff4, 0xfffffffc, 0xffffffff };
+	static const u32 size[] = { 0,	1,	    3,		4,	    48,
+				    52, 0x7fffffff, 0xfffffff4, 0xfffffffc, 0xffffffff };
 	struct elf_image img;
 
 	for (size_t i = 0; i < ARRAY_LEN(size); i++)
@@ -164,7 +165,8 @@ TEST(elf_multiboot_flat_image_starts_with_its_info)
 	st32(image + 0x2c, 0x200040); /* entry */
 	k->c.cmdline = "a b";
 	EQ(kit_boot(k, image, 4096), 0);
-	OK(!strcmp(strchr((char *)kit_at(k, LOW_CMDLINE), ' '), " a b")); /* name, then the user's */
+	OK(!strcmp(strchr((char *)kit_at(k, LOW_CMDLINE), ' '),
+		   " a b")); /* name, then the user's */
 	EQ(k->s.rip, 0x200040);
 	EQ(k->s.gpr[RAX], 0x2badb002);
 	EQ(ld32(kit_at(k, 0x200010)), 0x1badb002);

@@ -195,7 +195,7 @@ TEST(linux_cmdline_names_virtio_devices_when_acpi_is_off)
 	OK(strstr(buf, "virtio_mmio.device=4096@0xc0001000:16 acpi=off"));
 }
 
-/* --- the payload ------------------------------------------------------------------------------- */
+/* --- the payload ------------------------------------------------------------------------------ */
 /* A bzImage whose payload is a gzipped ELF with relocation lists. */
 enum { ELF_OFF = 0x200000, ELF_CODE = 0x3000 };
 

@@ -1,4 +1,5 @@
-/* Tests of boot/payload.c: each method on data made here, then on Debian kernels if they are at hand. */
+/* Tests of boot/payload.c: each method on data made here, then on Debian kernels if they are at
+ * hand. */
 #include "bootkit.h"
 
 #include <lz4.h>
@@ -25,7 +26,9 @@ static size_t trailer(size_t n)
 
 static size_t pack_gzip(void)
 {
-	z_stream z = { .next_in = plain, .avail_in = PLAIN, .next_out = packed, .avail_out = PACKED_MAX };
+	z_stream z = {
+		.next_in = plain, .avail_in = PLAIN, .next_out = packed, .avail_out = PACKED_MAX
+	};
 
 	OK(deflateInit2(&z, 6, Z_DEFLATED, 31, 8, Z_DEFAULT_STRATEGY) == Z_OK);
 	OK(deflate(&z, Z_FINISH) == Z_STREAM_END);
@@ -37,7 +40,8 @@ static size_t pack_xz(void)
 {
 	size_t n = 0;
 
-	OK(lzma_easy_buffer_encode(3, LZMA_CHECK_CRC32, NULL, plain, PLAIN, packed, &n, PACKED_MAX) == LZMA_OK);
+	OK(lzma_easy_buffer_encode(3, LZMA_CHECK_CRC32, NULL, plain, PLAIN, packed, &n,
+				   PACKED_MAX) == LZMA_OK);
 	return trailer(n);
 }
 
@@ -62,7 +66,9 @@ static size_t pack_zstd(void)
 static const struct {
 	const char *name;
 	size_t (*pack)(void);
-} methods[] = { { "gzip", pack_gzip }, { "xz", pack_xz }, { "lz4", pack_lz4 }, { "zstd", pack_zstd } };
+} methods[] = {
+	{ "gzip", pack_gzip }, { "xz", pack_xz }, { "lz4", pack_lz4 }, { "zstd", pack_zstd }
+};
 
 TEST(payload_every_method_unpacks)
 {
