@@ -17,8 +17,13 @@ enum {
 };
 enum { ECAM_SLOT_SHIFT = 15, ECAM_FUNC_SHIFT = 12, ECAM_REG_MASK = 0xfff };
 
-/* "Generic PCIe host bridge" of Red Hat's ID space: no operating system has quirks for it. */
-static const struct pci_id host_id = { .vendor = 0x1b36, .device = 0x0008, .class = 0x060000 };
+/* "Generic PCIe host bridge" of Red Hat's ID space: no operating system has quirks for it.  By the
+ * subsystem SeaBIOS knows a virtual machine with fw_cfg and debugcon (src/fw/paravirt.c). */
+static const struct pci_id host_id = { .vendor = 0x1b36,
+				       .device = 0x0008,
+				       .subsystem_vendor = 0x1af4,
+				       .subsystem = 0x1100,
+				       .class = 0x060000 };
 
 struct pci_host {
 	struct device dev;

@@ -101,6 +101,7 @@ TEST(pci_functions_are_found_through_both_mechanisms)
 	EQ(pk_in(&k, 1, PCI_SUBSYSTEM_ID, 2), 2);
 	EQ(pk_in(&k, 1, PCI_INTERRUPT_PIN, 1), 1);
 	EQ(pk_in(&k, 0, PCI_CLASS + 1, 2), 0x0600);
+	EQ(pk_in(&k, 0, PCI_SUBSYSTEM_VENDOR_ID, 4), 0x11001af4); /* SeaBIOS asks for this */
 	EQ(pk_read(&k, PCI_ECAM_BASE + (1 << 15), 4), 0x56781234);
 	EQ(pk_read(&k, PCI_ECAM_BASE + (1 << 15) + PCI_DEVICE_ID, 2), 0x5678);
 	EQ(pk_read(&k, PCI_ECAM_BASE + (1 << 15) + 0x100, 4), 0); /* no extended capability */
