@@ -246,10 +246,10 @@ HANDLER exec_CMPXCHG16B(struct tcg_cpu *c, const struct insn *in)
 	void *host;
 	gpa_t code;
 
+	if ((insn_ea(c, in) + (in->seg >= SEG_FS ? c->v.s.seg[in->seg].base : 0)) & 15)
+		return insn_raise_err(c, in, EXC_GP, 0); /* before the address is checked */
 	if (!insn_lin(c, in, 16, ACC_W, &lin))
 		return insn_fault(c, in);
-	if (lin & 15)
-		return insn_raise_err(c, in, EXC_GP, 0);
 	if (!lin_host_code(c, lin, 16, &host, &code))
 		return insn_fault(c, in);
 	if (host)

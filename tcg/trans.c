@@ -112,7 +112,7 @@ void trans_block_new(struct tcg_cpu *c, struct block *b)
 {
 	if (b->key != (MODE_64 | KEY_SPLIT) && (b->key != MODE_64 || !b->link_ok))
 		return;
-	b->heat = HEAT;
+	b->heat = c->trans->heat;
 	b->first = b->insn[0].fn;
 	b->insn[0].fn = trans_count;
 }
@@ -128,7 +128,7 @@ static void trans_reserve(struct tcg_cpu *c)
 	for (u32 i = 1; i < t->blocks; i++)
 		if (t->pool[i].b) {
 			t->pool[i].b->trans = 0;
-			t->pool[i].b->heat = HEAT;
+			t->pool[i].b->heat = t->heat;
 			t->pool[i].b->insn[0].fn = trans_count;
 		}
 	trans_forget(c);
@@ -272,7 +272,7 @@ bool trans_split(struct tcg_cpu *c, struct block *b)
 	if (code_is(c, lin, b->raw, first) && code_is(c, lin + first, b->raw + first, b->bytes - first))
 		return true;
 	trans_retire(c, b);
-	b->heat = HEAT;
+	b->heat = c->trans->heat;
 	b->insn[0].fn = trans_count;
 	c->v.s.rip = lin;
 	return false;
@@ -403,6 +403,7 @@ int trans_init(struct tcg_cpu *c, struct err *e)
 		return rc;
 	}
 	t->blocks = 1;
+	t->heat = HEAT;
 	c->hot.self = c;
 	trans_thunks(c, t);
 	near_clear(c);

@@ -56,6 +56,7 @@ struct trans {
 	u32 blocks;
 	struct trans_site *site;
 	u32 sites;
+	u16 heat;                 /* HEAT; tests choose */
 	u32 pending;              /* 2 * block + edge: that edge led out of translated code; 0 none */
 	bool busy;                /* translating: a dropped block is not to be reused */
 	/* Offsets of the common code */
