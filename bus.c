@@ -96,7 +96,8 @@ u64 bus_read(struct bus *b, u64 addr, unsigned size)
 		u64 part = ~0ull;
 
 		if (p.range)
-			part = p.range->dev->ops->read(p.range->dev, p.range->region, p.off, p.size);
+			part = p.range->dev->ops->read(p.range->dev, p.range->region, p.off,
+						       p.size);
 		if (p.size < 8)
 			part &= BIT(p.size * 8) - 1;
 		val |= part << done * 8;
@@ -116,7 +117,8 @@ void bus_write(struct bus *b, u64 addr, unsigned size, u64 val)
 		if (p.size < 8)
 			part &= BIT(p.size * 8) - 1;
 		if (p.range)
-			p.range->dev->ops->write(p.range->dev, p.range->region, p.off, p.size, part);
+			p.range->dev->ops->write(p.range->dev, p.range->region, p.off, p.size,
+						 part);
 		done += p.size;
 	}
 	pthread_mutex_unlock(b->lock);
