@@ -194,6 +194,17 @@ const struct insn *exec_XGETBV(struct tcg_cpu *c, const struct insn *in)
 	return in + 1;
 }
 
+/* CPUID says KVM (for its clock), so its hypercalls must be there: each is refused by a number, as
+ * drivers expect.  Linux Documentation/virt/kvm/x86/hypercalls.rst. */
+const struct insn *exec_HYPERCALL(struct tcg_cpu *c, const struct insn *in)
+{
+	enum { KVM_EPERM = 1, KVM_ENOSYS = 1000 };
+	s64 no = c->cpl ? -KVM_EPERM : -KVM_ENOSYS;
+
+	c->v.s.gpr[RAX] = c->mode == MODE_64 ? (u64)no : (u32)no;
+	return in + 1;
+}
+
 const struct insn *exec_XSETBV(struct tcg_cpu *c, const struct insn *in)
 {
 	struct cpu_state *s = &c->v.s;

@@ -450,6 +450,7 @@ const char *gen_skip_reason(const struct op *row, enum cpu_mode mode)
 		{ exec_RDPID, "the host kernel's TSC_AUX" },
 		{ exec_CPUID, "shows our CPU model, not the host's" },
 		{ exec_XGETBV, "the host's XCR0 has more components" },
+		{ exec_HYPERCALL, "leaves the virtual machine, if the host is one" },
 		{ exec_SGDT, "shows the host kernel's table, or UMIP" },
 		{ exec_SIDT, "shows the host kernel's table, or UMIP" },
 		{ exec_SLDT, "shows the host kernel's table, or UMIP" },

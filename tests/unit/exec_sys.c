@@ -474,6 +474,26 @@ TEST(sys_fsgsbase_and_swapgs)
 	cpu_rig_free(r);
 }
 
+TEST(sys_hypercalls_are_refused_by_number)
+{
+	struct cpu_rig *r = cpu_rig_new();
+
+	long_mode(r, 0);
+	RUN(r, 0x0f, 0x01, 0xd9); /* vmmcall */
+	expect_ok(r);
+	EQ(r->s->gpr[RAX], (u64)-1000);
+	RUN(r, 0x0f, 0x01, 0xc1); /* vmcall */
+	expect_ok(r);
+	EQ(r->s->gpr[RAX], (u64)-1000);
+	cpu_rig_free(r);
+	r = cpu_rig_new();
+	protected_mode(r, 3);
+	RUN(r, 0x0f, 0x01, 0xc1);
+	expect_ok(r);
+	EQ(r->s->gpr[RAX], (u32)-1);
+	cpu_rig_free(r);
+}
+
 TEST(sys_xsetbv_rules)
 {
 	static const struct {
