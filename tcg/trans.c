@@ -112,7 +112,7 @@ void trans_block_new(struct tcg_cpu *c, struct block *b)
 {
 	if (b->key != (MODE_64 | KEY_SPLIT) && (b->key != MODE_64 || !b->link_ok))
 		return;
-	b->heat = c->trans->heat;
+	b->heat = HEAT;
 	b->first = b->insn[0].fn;
 	b->insn[0].fn = trans_count;
 }
@@ -128,7 +128,7 @@ static void trans_reserve(struct tcg_cpu *c)
 	for (u32 i = 1; i < t->blocks; i++)
 		if (t->pool[i].b) {
 			t->pool[i].b->trans = 0;
-			t->pool[i].b->heat = t->heat;
+			t->pool[i].b->heat = HEAT;
 			t->pool[i].b->insn[0].fn = trans_count;
 		}
 	trans_forget(c);
@@ -164,11 +164,12 @@ static void trans_link(struct tcg_cpu *c, struct trans_block *tb)
 
 	if (t->pending && from->b && e->pgoff == tb->b->insn[0].pgoff &&
 	    !((from->b->host ^ tb->b->host) & ~(u64)(PAGE_SIZE - 1))) {
-		/* No circle of jumps forward is without one back, or to elsewhere. */
-		if (e->pgoff > from->b->insn[0].pgoff)
-			edge_set(t, e, e->reg ? tb->pass_reg : tb->pass_mem);
-		else
+		if (tb->fp_need & ~from->fp_need)
 			edge_set(t, e, e->reg ? tb->enter_reg : tb->enter_mem);
+		else if (e->pgoff <= from->b->insn[0].pgoff)
+			edge_set(t, e, e->reg ? tb->fp_reg : tb->fp_mem);
+		else /* no circle of jumps forward is without one back, or to elsewhere */
+			edge_set(t, e, e->reg ? tb->pass_reg : tb->pass_mem);
 		e->next = tb->in;
 		tb->in = t->pending;
 	}
@@ -222,12 +223,52 @@ HANDLER trans_count(struct tcg_cpu *c, const struct insn *in)
 	return trans_enter(c, in);
 }
 
+/* --- short strings ---------------------------------------------------------------------------------------- */
+#define STRING(ins, regs...)                                                                       \
+	switch (in->size) {                                                                        \
+	case 1: __asm__ volatile("rep " ins "b" : regs : "a"(rax) : "memory"); break;              \
+	case 2: __asm__ volatile("rep " ins "w" : regs : "a"(rax) : "memory"); break;              \
+	case 4: __asm__ volatile("rep " ins "l" : regs : "a"(rax) : "memory"); break;              \
+	default: __asm__ volatile("rep " ins "q" : regs : "a"(rax) : "memory"); break;             \
+	}
+
+/* MOVS and STOS upwards, each operand in one page that the TLB knows; others are the interpreter's. */
+static bool string_fast(struct tcg_cpu *c, const struct insn *in)
+{
+	u64 *gpr = c->v.s.gpr, rax = gpr[RAX];
+	bool movs = in->op->exec.self == exec_MOVS, rep = in->prefixes & (PFX_REP | PFX_REPNE);
+	u64 n = rep ? gpr[RCX] : 1, bytes = n * in->size;
+	void *dst, *src = NULL;
+
+	if (in->asize != 8 || c->v.s.rflags & FL_DF || in->seg >= SEG_FS || n - 1 >= PAGE_SIZE || bytes > PAGE_SIZE)
+		return false;
+	dst = tlb_write(c, gpr[RDI], (unsigned)bytes);
+	if (movs)
+		src = tlb_read(c, gpr[RSI], (unsigned)bytes);
+	if (!dst || (movs && !src))
+		return false;
+	if (movs)
+		STRING("movs", "+D"(dst), "+S"(src), "+c"(n))
+	else
+		STRING("stos", "+D"(dst), "+c"(n))
+	gpr[RDI] += bytes;
+	if (movs)
+		gpr[RSI] += bytes;
+	if (rep)
+		gpr[RCX] = 0;
+	c->budget -= (s32)(bytes >> 6);
+	return true;
+}
+
 /* --- called by translated code ---------------------------------------------------------------------------- */
 bool trans_step(struct tcg_cpu *c, const struct insn *in)
 {
 	bool fp = c->fp_live;
-	const struct insn *next = insn_general(in)(c, in);
+	const struct insn *next;
 
+	if ((in->op->exec.self == exec_MOVS || in->op->exec.self == exec_STOS) && string_fast(c, in))
+		return true;
+	next = insn_general(in)(c, in);
 	if (!next)
 		return false;
 	if (unlikely(c->interp->dropped)) {
@@ -272,7 +313,7 @@ bool trans_split(struct tcg_cpu *c, struct block *b)
 	if (code_is(c, lin, b->raw, first) && code_is(c, lin + first, b->raw + first, b->bytes - first))
 		return true;
 	trans_retire(c, b);
-	b->heat = c->trans->heat;
+	b->heat = HEAT;
 	b->insn[0].fn = trans_count;
 	c->v.s.rip = lin;
 	return false;
@@ -403,7 +444,6 @@ int trans_init(struct tcg_cpu *c, struct err *e)
 		return rc;
 	}
 	t->blocks = 1;
-	t->heat = HEAT;
 	c->hot.self = c;
 	trans_thunks(c, t);
 	near_clear(c);

@@ -18,7 +18,7 @@ enum {
 	HOST_SP = R15,               /* where guest RSP is */
 	TRANS_BLOCKS = 1 << 16, TRANS_SITES = 1 << 19,
 	TRANS_BLOCK_BYTES = 24 << 10, /* of host code, at most */
-	HEAT = 24,                   /* runs before a block is translated */
+	HEAT = 16,                   /* runs before a block is translated */
 	JUMP_BITS = 14,
 	NO_EXIT = 0, EXIT_AT = 1 << 30, /* trans_hot.exit: where to go on, see trans_leave */
 };
@@ -43,7 +43,10 @@ struct trans_block {
 	struct block *b;   /* NULL: dropped */
 	u32 at;            /* offset of its first byte; blocks are in order of it */
 	u32 enter_mem, enter_reg, dead_mem, dead_reg;
-	u32 pass_mem, pass_reg; /* the same without a look at the budget, for jumps forward */
+	/* For jumps from a block that has seen to the FP state: the same without that, and forward also
+	 * without a look at the budget. */
+	u32 fp_mem, fp_reg, pass_mem, pass_reg;
+	u8 fp_need;
 	u32 site, sites;
 	u32 in;            /* the first edge that leads here, see next */
 	u16 misses;        /* of groups' checks, that a fill of the TLB did not help */
@@ -56,7 +59,6 @@ struct trans {
 	u32 blocks;
 	struct trans_site *site;
 	u32 sites;
-	u16 heat;                 /* HEAT; tests choose */
 	u32 pending;              /* 2 * block + edge: that edge led out of translated code; 0 none */
 	bool busy;                /* translating: a dropped block is not to be reused */
 	/* Offsets of the common code */
@@ -125,7 +127,7 @@ struct emit {
 	struct trans_block *tb;
 	u16 live[BLOCK_MAX + 1]; /* flags that count before each instruction */
 	bool in_reg, in_mem;     /* where they are now; both may be */
-	struct late late[2 * BLOCK_MAX];
+	struct late late[2 * BLOCK_MAX + 2]; /* two for each, a third for the last, one for the FP state */
 	unsigned lates;
 	struct touch touch[BLOCK_MAX][ACCESSES];
 	struct group group[2 * BLOCK_MAX + 1]; /* [0] is none */

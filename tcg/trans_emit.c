@@ -742,6 +742,20 @@ static u8 *emit_budget_quiet(struct emit *e)
 	return fail;
 }
 
+static void emit_fp_entry(struct emit *e)
+{
+	struct x64 *a = e->a;
+	u32 need = 0;
+
+	for (unsigned i = 0; i < 4; i++)
+		need |= e->fp_need >> i & 1 ? 0xffu << 8 * i : 0;
+	need &= 0x01010101;
+	x64_op(a, &(struct x64_op){ .opcode = 0x8b, .reg = T0, .mem = true, .gs = true, .disp = GS_OFF(fp_live) });
+	x64_alu_imm(a, OP_AND, false, T0, (s32)need);
+	x64_alu_imm(a, OP_CMP, false, T0, (s32)need);
+	late_add(e, emit_jcc(a, CC_NE), NULL)->back = a->p;
+}
+
 /* Both entries and the check of the budget; what is known of the flags afterwards is in e. */
 static u8 *emit_entries(struct emit *e)
 {
@@ -764,24 +778,19 @@ static u8 *emit_entries(struct emit *e)
 	}
 	e->in_mem = clobber;
 	e->in_reg = live && !clobber;
+	if (split) {
+		emit_imm64(a, T0, (u64)e->b);
+		emit_call(a, trans_rw(e->t, e->t->split));
+	}
+	if (e->fp_need)
+		emit_fp_entry(e);
+	e->tb->fp_need = e->fp_need;
+	e->tb->fp_mem = e->in_reg || split ? e->tb->enter_mem : emit_off(e, a->p);
+	e->tb->fp_reg = clobber || split ? e->tb->enter_reg : emit_off(e, a->p);
 	fail = e->in_reg ? emit_budget_quiet(e) : emit_budget(e);
-	e->tb->pass_mem = e->in_reg ? e->tb->enter_mem : emit_off(e, a->p);
-	e->tb->pass_reg = clobber ? e->tb->enter_reg : emit_off(e, a->p);
+	e->tb->pass_mem = e->in_reg || split ? e->tb->enter_mem : emit_off(e, a->p);
+	e->tb->pass_reg = clobber || split ? e->tb->enter_reg : emit_off(e, a->p);
 	return fail;
-}
-
-static void emit_fp_entry(struct emit *e)
-{
-	struct x64 *a = e->a;
-	u32 need = 0;
-
-	for (unsigned i = 0; i < 4; i++)
-		need |= e->fp_need >> i & 1 ? 0xffu << 8 * i : 0;
-	need &= 0x01010101;
-	x64_op(a, &(struct x64_op){ .opcode = 0x8b, .reg = T0, .mem = true, .gs = true, .disp = GS_OFF(fp_live) });
-	x64_alu_imm(a, OP_AND, false, T0, (s32)need);
-	x64_alu_imm(a, OP_CMP, false, T0, (s32)need);
-	late_add(e, emit_jcc(a, CC_NE), NULL)->back = a->p;
 }
 
 static void emit_lates(struct emit *e)
@@ -834,12 +843,6 @@ bool trans_emit(struct tcg_cpu *c, struct block *b, struct trans_block *tb, stru
 	fail = emit_entries(&e);
 	in_reg = e.in_reg;
 	in_mem = e.in_mem;
-	if (b->key & KEY_SPLIT) {
-		emit_imm64(a, T0, (u64)b);
-		emit_call(a, trans_rw(e.t, e.t->split));
-	}
-	if (e.fp_need)
-		emit_fp_entry(&e);
 	for (i = 0; i < n; i++)
 		emit_insn(&e, i);
 	if (insn_way(&b->insn[n - 1]) < WAY_JCC)

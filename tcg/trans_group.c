@@ -96,13 +96,14 @@ static void plan_written(struct plan *p, const struct insn *in)
 			plan_kill(p, in->opd[n].reg);
 	if (in->op->cls == CLS_DRV)
 		return;
-	if (in->op->cls == CLS_NATIVE || f == exec_MUL || f == exec_IMUL1 || f == exec_DIV || f == exec_IDIV ||
-	    f == exec_CMPXCHG) {
+	if (f == exec_MUL || f == exec_IMUL1 || f == exec_DIV || f == exec_IDIV || f == exec_CMPXCHG) {
 		plan_kill(p, RAX);
 		plan_kill(p, RDX);
-		if (in->op->cls == CLS_NATIVE)
-			plan_kill(p, RCX); /* PCMPxSTRI */
 	}
+	if (in->op->cls == CLS_NATIVE && (in->op->map == MAP_0F3A || in->op->map == MAP_V0F3A))
+		plan_kill(p, RCX); /* PCMPESTRI, PCMPISTRI */
+	if (in->op->cls == CLS_NATIVE && in->op->map == MAP_DF)
+		plan_kill(p, RAX); /* FNSTSW */
 }
 
 /* Is reg = a known value plus a constant afterwards? */

@@ -366,3 +366,132 @@ TEST(trans_agrees_with_the_interpreter_on_random_loops)
 	OK(p.trans->c->trans->stat_blocks > PROGRAMS / 2);
 	pair_free(&p);
 }
+
+/* The most that a block can ask for: two checked accesses in each instruction, three at its end. */
+TEST(trans_takes_a_block_of_accesses_that_share_nothing)
+{
+	struct pair p = pair_new();
+	struct program g = { .n = 0 };
+
+	for (unsigned i = 0; i < BLOCK_MAX - 1; i++) {
+		ADD(&g, 0x41, 0xff, 0x34, 0x24); /* push [r12] */
+		if (++i < BLOCK_MAX - 1)
+			ADD(&g, 0x4c, 0x8b, 0x26); /* mov r12, [rsi] */
+	}
+	ADD(&g, 0xff, 0x16); /* call [rsi] */
+	for (unsigned round = 0; round < 3 * HEAT; round++) {
+		struct cpu_kit *k[] = { p.trans, p.interp };
+
+		for (unsigned i = 0; i < 2; i++) {
+			if (!round)
+				kit_start(k[i], &g, 1);
+			st64(k[i]->ram + DATA_AT + 0x400, DATA_AT + 0x600);
+			k[i]->ram[DATA_AT + 0x600] = 0xf4;
+			k[i]->s->gpr[R12] = DATA_AT + 0x400;
+			k[i]->s->gpr[RSP] = KIT_STACK;
+			k[i]->s->rip = KIT_CODE;
+			k[i]->s->mp_state = MP_RUNNABLE;
+			kit_go(k[i]);
+			EQ(k[i]->c->exc.vector, EXC_NONE);
+		}
+	}
+	OK(p.trans->c->trans->stat_blocks > 0);
+	OK(same(&p));
+	pair_free(&p);
+}
+
+static void run_rounds(struct cpu_kit *k, unsigned rounds, u64 *rax)
+{
+	while (rounds--) {
+		k->s->rip = KIT_CODE;
+		k->s->mp_state = MP_RUNNABLE;
+		k->s->gpr[RAX] = 0;
+		kit_go(k);
+		EQ(k->c->exc.vector, EXC_NONE);
+		*rax = k->s->gpr[RAX];
+	}
+}
+
+TEST(trans_sees_code_that_the_guest_rewrites)
+{
+	struct cpu_kit *k = cpu_kit_new();
+	u64 rax = 0;
+
+	/* mov eax, 1; jmp +0; hlt */
+	CODE(k, 0xb8, 1, 0, 0, 0, 0xeb, 0, 0xf4);
+	run_rounds(k, 3 * HEAT, &rax);
+	EQ(rax, 1);
+	OK(k->c->trans->stat_blocks > 0);
+	k->ram[KIT_CODE + 1] = 2;
+	interp_invalidate(k->c, KIT_CODE + 1, 1);
+	run_rounds(k, 1, &rax);
+	EQ(rax, 2);
+	run_rounds(k, 3 * HEAT, &rax);
+	EQ(rax, 2);
+	cpu_kit_free(k);
+}
+
+TEST(trans_link_to_code_that_was_rewritten_is_cut)
+{
+	struct cpu_kit *k = cpu_kit_new();
+	u64 rax = 0;
+
+	/* jmp to 0x20: mov eax, 1; hlt */
+	CODE(k, 0xeb, 0x1e);
+	k->ram[KIT_CODE + 0x20] = 0xb8;
+	st32(k->ram + KIT_CODE + 0x21, 1);
+	k->ram[KIT_CODE + 0x25] = 0xf4;
+	run_rounds(k, 4 * HEAT, &rax);
+	EQ(rax, 1);
+	k->ram[KIT_CODE + 0x21] = 3;
+	interp_invalidate(k->c, KIT_CODE + 0x21, 1);
+	run_rounds(k, 1, &rax);
+	EQ(rax, 3);
+	cpu_kit_free(k);
+}
+
+TEST(trans_user_code_does_not_find_the_supervisors_jumps)
+{
+	struct cpu_kit *k = cpu_kit_new();
+	u64 rax = 0;
+
+	/* mov ecx, 0x10010; jmp rcx ... 0x10: inc eax; hlt */
+	CODE(k, 0xb9, 0x10, 0, 1, 0, 0xff, 0xe1);
+	k->ram[KIT_CODE + 0x10] = 0xff;
+	k->ram[KIT_CODE + 0x11] = 0xc0;
+	k->ram[KIT_CODE + 0x12] = 0xf4;
+	run_rounds(k, 4 * HEAT, &rax);
+	EQ(rax, 1);
+	/* The same addresses, for a user who may not see the page. */
+	*(u64 *)(k->ram + KIT_TABLES + 0x3000 + (KIT_CODE >> 12) * 8) &= ~4ull;
+	mmu_flush_all(k->c);
+	run_rounds(k, 1, &rax);
+	k->s->seg[SEG_SS].attr |= 3 << 5;
+	k->s->seg[SEG_CS].attr |= 3 << 5;
+	k->s->seg[SEG_CS].sel = 8 | 3;
+	seg_refresh(k->c);
+	k->s->rip = KIT_CODE;
+	k->s->mp_state = MP_RUNNABLE;
+	kit_go(k);
+	EQ(k->c->exc.vector, EXC_PF);
+	EQ(k->s->rip, KIT_CODE);
+	cpu_kit_free(k);
+}
+
+TEST(trans_runs_an_instruction_that_crosses_a_page_and_sees_it_change)
+{
+	struct cpu_kit *k = cpu_kit_new();
+	u64 rax = 0;
+
+	/* jmp to the end of the page: mov eax, imm32 over the border; hlt */
+	CODE(k, 0xe9, 0xf8, 0x0f, 0, 0);
+	k->ram[KIT_CODE + 0xffd] = 0xb8;
+	st32(k->ram + KIT_CODE + 0xffe, 0x11223344);
+	k->ram[KIT_CODE + 0x1002] = 0xf4;
+	run_rounds(k, 4 * HEAT, &rax);
+	EQ(rax, 0x11223344);
+	k->ram[KIT_CODE + 0x1001] = 0x55;
+	run_rounds(k, 2, &rax);
+	EQ(rax, 0x55223344);
+	cpu_kit_free(k);
+}
