@@ -1,39 +1,45 @@
-/* oracle.h - the host CPU as oracle: random instructions with random state, run by the host itself and by
- * the software CPU, compared.
+/* oracle.h - the host CPU as oracle: random instructions with random state, run by the host itself
+ * and by the software CPU, compared.
  *
- * oracle_gen.c makes a case, oracle_native.c and oracle_guest.c run it, oracle.c compares and counts.
- * Both sides see the same code, data and registers at the same linear addresses below 4 GiB, where the
- * test program itself has nothing mapped, so that a stray 32-bit address finds nothing of ours. */
+ * oracle_gen.c makes a case, oracle_native.c and oracle_guest.c run it, oracle.c compares and
+ * counts. Both sides see the same code, data and registers at the same linear addresses below 4
+ * GiB, where the test program itself has nothing mapped, so that a stray 32-bit address finds
+ * nothing of ours. */
 #pragma once
 
 #include "../../tcg/exec.h"
 #include "../../tcg/native.h"
+#include "../../tcg/trans.h"
 #include "oracle_native.h"
+
+/* Ways through the software CPU: one instruction by itself, the block cache, the translator. */
+enum how { HOW_ONE, HOW_BLOCK, HOW_TRANSLATED };
 
 struct test_case {
 	const struct op *row;
-	struct insn in;          /* as decode() sees it */
+	struct insn in; /* as decode() sees it */
 	u8 code[48];
-	unsigned len;            /* of code: one instruction, or two */
-	bool fp;                 /* FP state matters: load, save and compare it */
-	bool segs;               /* so do segment selectors */
-	bool own_fs;             /* FS base matters */
-	bool block;              /* software CPU: through the block cache rather than interp_one */
+	unsigned len; /* of code: one instruction or more */
+	unsigned count; /* how many, if not one; in and row are the first's */
+	u64 undef; /* flags they leave undefined */
+	bool fp; /* FP state matters: load, save and compare it */
+	bool segs; /* so do segment selectors */
+	bool own_bases; /* FS base matters */
+	u8 how; /* enum how */
 	struct regs start;
 };
 
-/* The GS base of all cases, so that it need not be changed each time. */
-enum { GS_BASE = 0x1234560 };
-
-/* --- oracle_gen.c ------------------------------------------------------------------------------- */
+/* --- oracle_gen.c ----------------------------------------------------------------------------- */
 void gen_seed(u64 seed);
 u64 gen_random(void);
 /* A case for this row, with memory prepared by poke(); false: no luck this time. */
 bool gen_case(struct test_case *t, const struct op *row, enum cpu_mode mode);
+/* Several instructions in a row; 64-bit. */
+bool gen_sequence(struct test_case *t);
 /* Why no case is made for this row, or NULL. */
 const char *gen_skip_reason(const struct op *row, enum cpu_mode mode);
 
-/* --- oracle_guest.c ------------------------------------------------------------------------------- */
+/* --- oracle_guest.c --------------------------------------------------------------------------- */
 void guest_side_init(void);
 void guest_side_run(const struct test_case *t, struct regs *out);
 extern u8 *guest_data;

@@ -1,8 +1,8 @@
-/* oracle_draft.c - random encodings of a row: prefixes, VEX or REX, opcode, ModRM; what follows is random
- * bytes, of which the decoder says how many count. */
+/* oracle_draft.c - random encodings of a row: prefixes, VEX or REX, opcode, ModRM; what follows is
+ * random bytes, of which the decoder says how many count. */
 #include "oracle_gen.h"
 
-/* --- encodings --------------------------------------------------------------------------------------- */
+/* --- encodings -------------------------------------------------------------------------------- */
 static void put(struct draft *d, u8 b)
 {
 	d->t->code[d->n++] = b;
@@ -60,7 +60,8 @@ static void put_vex(struct draft *d, const struct op *row, unsigned pp)
 {
 	unsigned l = pick_bit(row->lw & LW_LX), w = pick_bit(row->lw >> 2 & 3);
 	unsigned map = row->map - MAP_V0F + 1, rxb = d->mode == MODE_64 ? below(8) : 0;
-	unsigned vvvv = has(d, 1ull << FORM_H | 1ull << FORM_B) ? below(d->mode == MODE_64 ? 16 : 8) : 0;
+	unsigned vvvv = has(d, 1ull << FORM_H | 1ull << FORM_B) ? below(d->mode == MODE_64 ? 16 : 8)
+								: 0;
 	u8 last = (u8)((~vvvv & 15) << 3 | l << 2 | pp);
 
 	if (map == 1 && !w && !(rxb & 3) && chance(60)) {
@@ -122,7 +123,7 @@ static void put_tail(struct draft *d)
 	for (unsigned i = 0; i < 14; i++) {
 		u8 r = (u8)gen_random();
 
-		put(d, style < 2 ? r : style == 2 ? (i & 3 ? (u8)-(r & 1) : r) : r & 0x1f);
+		put(d, style < 2 ? r : style == 2 ? (i & 3 ? (u8) - (r & 1) : r) : r & 0x1f);
 	}
 }
 
@@ -130,7 +131,8 @@ static bool draft_mem(const struct draft *d, const struct op *row)
 {
 	if (row_is_x87(row))
 		return row->opcode < 8;
-	if (has(d, FORMS_REG_ONLY) || row->ext >= 0xc0 || (row->ext != EXT___ && row->ext & EXT_REG))
+	if (has(d, FORMS_REG_ONLY) || row->ext >= 0xc0 ||
+	    (row->ext != EXT___ && row->ext & EXT_REG))
 		return false;
 	return has(d, FORMS_MEM_ONLY) || (has(d, FORMS_EITHER) && chance(50));
 }

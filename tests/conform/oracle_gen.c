@@ -1,11 +1,12 @@
 /* oracle_gen.c - random cases: an encoding of the wanted row, registers, memory.
  *
- * Bytes are drawn from the row's description and decoded; if that does not give the row back, the draw is
- * lost.  Then the registers of the address are solved for a chosen target, and implicit operands (stack,
- * strings, jump targets, selectors) get values that mean something: wholly random ones would only fault. */
+ * Bytes are drawn from the row's description and decoded; if that does not give the row back, the
+ * draw is lost.  Then the registers of the address are solved for a chosen target, and implicit
+ * operands (stack, strings, jump targets, selectors) get values that mean something: wholly random
+ * ones would only fault. */
 #include "oracle_gen.h"
 
-/* --- solving addresses --------------------------------------------------------------------------------- */
+/* --- solving addresses ------------------------------------------------------------------------ */
 static const struct opd *mem_opd(const struct insn *in)
 {
 	for (unsigned i = 0; i < in->nopd; i++)
@@ -78,7 +79,7 @@ static u64 operand_lin(const struct draft *d)
 	return (ea & addr_mask(in)) + seg_base_of(d->t);
 }
 
-/* --- what particular instructions want -------------------------------------------------------------------- */
+/* --- what particular instructions want -------------------------------------------------------- */
 static bool runs(const struct op *row, insn_fn fn)
 {
 	return row->cls == CLS_SELF && row->exec.self == fn;
@@ -92,24 +93,32 @@ static bool runs_any(const struct op *row, const insn_fn *fn)
 	return false;
 }
 
-static const insn_fn fp_handlers[] = { exec_FXSAVE, exec_FXRSTOR, exec_LDMXCSR, exec_STMXCSR, exec_XSAVE, exec_XRSTOR,
-	exec_XSAVEOPT, exec_XSAVEC, exec_MASKMOVQ, exec_MASKMOVDQU, exec_MASKMOV, exec_GATHER, exec_FLDENV,
-	exec_FNSTENV, exec_FRSTOR, exec_FNSAVE, exec_FWAIT, NULL };
-static const insn_fn image_handlers[] = { exec_FXSAVE, exec_FXRSTOR, exec_XSAVE, exec_XRSTOR, exec_XSAVEOPT,
-	exec_XSAVEC, NULL };
-static const insn_fn xsave_handlers[] = { exec_XSAVE, exec_XRSTOR, exec_XSAVEOPT, exec_XSAVEC, NULL };
-static const insn_fn sel_handlers[] = { exec_MOV_TO_SREG, exec_POP_SREG, exec_LAR, exec_LSL, exec_VERR, exec_VERW,
-	NULL };
-static const insn_fn seg_handlers[] = { exec_MOV_TO_SREG, exec_POP_SREG, exec_LFS, exec_LGS, exec_LSS, exec_LDS,
-	exec_LES, exec_MOV_FROM_SREG, exec_PUSH_SREG, exec_CALL_FAR, exec_JMP_FAR, exec_RET_FAR, exec_IRET,
-	NULL };
-static const insn_fn base_handlers[] = { exec_RDFSBASE, exec_RDGSBASE, exec_WRFSBASE, exec_WRGSBASE, NULL };
-static const insn_fn far_mem_handlers[] = { exec_LFS, exec_LGS, exec_LSS, exec_LDS, exec_LES, exec_CALL_FAR,
-	exec_JMP_FAR, NULL };
+static const insn_fn fp_handlers[] = {
+	exec_FXSAVE,   exec_FXRSTOR, exec_LDMXCSR,  exec_STMXCSR,    exec_XSAVE,   exec_XRSTOR,
+	exec_XSAVEOPT, exec_XSAVEC,  exec_MASKMOVQ, exec_MASKMOVDQU, exec_MASKMOV, exec_GATHER,
+	exec_FLDENV,   exec_FNSTENV, exec_FRSTOR,   exec_FNSAVE,     exec_FWAIT,   NULL
+};
+static const insn_fn image_handlers[] = { exec_FXSAVE,	 exec_FXRSTOR, exec_XSAVE, exec_XRSTOR,
+					  exec_XSAVEOPT, exec_XSAVEC,  NULL };
+static const insn_fn xsave_handlers[] = { exec_XSAVE, exec_XRSTOR, exec_XSAVEOPT, exec_XSAVEC,
+					  NULL };
+static const insn_fn sel_handlers[] = { exec_MOV_TO_SREG, exec_POP_SREG, exec_LAR, exec_LSL,
+					exec_VERR,	  exec_VERW,	 NULL };
+static const insn_fn seg_handlers[] = {
+	exec_MOV_TO_SREG, exec_POP_SREG, exec_LFS,     exec_LGS,
+	exec_LSS,	  exec_LDS,	 exec_LES,     exec_MOV_FROM_SREG,
+	exec_PUSH_SREG,	  exec_CALL_FAR, exec_JMP_FAR, exec_RET_FAR,
+	exec_IRET,	  NULL
+};
+static const insn_fn base_handlers[] = { exec_RDFSBASE, exec_RDGSBASE, exec_WRFSBASE, exec_WRGSBASE,
+					 NULL };
+static const insn_fn far_mem_handlers[] = { exec_LFS, exec_LGS,	     exec_LSS,	   exec_LDS,
+					    exec_LES, exec_CALL_FAR, exec_JMP_FAR, NULL };
 
 static u64 a_selector(void)
 {
-	static const u16 sel[] = { 0, 3, 0x23, 0x2b, 0x2b, 0x33, 0x7b, 0x08, 0x10, 0x18, 0x28, 0x40, 0x4b, 0x0c, 0x83, 7, 4 };
+	static const u16 sel[] = { 0,	 3,    0x23, 0x2b, 0x2b, 0x33, 0x7b, 0x08, 0x10,
+				   0x18, 0x28, 0x40, 0x4b, 0x0c, 0x83, 7,    4 };
 
 	return chance(85) ? sel[below(ARRAY_LEN(sel))] : (u16)gen_random();
 }
@@ -126,7 +135,8 @@ static void prepare_image(struct test_case *t, u64 lin)
 {
 	u8 image[XSAVE_BYTES];
 
-	if (!gen_in_data(lin, XSAVE_BYTES) || !(runs(t->row, exec_XRSTOR) || runs(t->row, exec_FXRSTOR)))
+	if (!gen_in_data(lin, XSAVE_BYTES) ||
+	    !(runs(t->row, exec_XRSTOR) || runs(t->row, exec_FXRSTOR)))
 		return;
 	memcpy(image, t->start.fx, sizeof image);
 	st64(image + 512, below(8));
@@ -145,10 +155,12 @@ static bool prepare_bit_offset(struct test_case *t)
 	const struct insn *in = &t->in;
 	u8 reg = in->opd[1].reg;
 
-	if (!runs_any(t->row, (const insn_fn[]){ exec_BT_MEM, exec_BTS_MEM, exec_BTR_MEM, exec_BTC_MEM, NULL }) ||
+	if (!runs_any(t->row, (const insn_fn[]){ exec_BT_MEM, exec_BTS_MEM, exec_BTR_MEM,
+						 exec_BTC_MEM, NULL }) ||
 	    in->opd[1].kind != OPD_REG)
 		return true;
-	t->start.gpr[reg] = (u64)((s64)below(8192) - 4096) & (in->opd[1].size == 2 ? 0xffff : ~0ull);
+	t->start.gpr[reg] = (u64)((s64)below(8192) - 4096) &
+			    (in->opd[1].size == 2 ? 0xffff : ~0ull);
 	return reg != in->base && reg != in->index;
 }
 
@@ -171,7 +183,8 @@ static void prepare_gather(struct test_case *t)
 
 static bool is_ours(u64 lin)
 {
-	return (lin + 4096 > CODE && lin < CODE_END + 4096) || (lin + 4096 > LOW && lin < LOW + LOW_BYTES + 4096);
+	return (lin + 4096 > CODE && lin < CODE_END + 4096) ||
+	       (lin + 4096 > LOW && lin < LOW + LOW_BYTES + 4096);
 }
 
 static bool prepare_memory(struct draft *d)
@@ -186,8 +199,9 @@ static bool prepare_memory(struct draft *d)
 	bytes = operand_bytes(t->row, o);
 	if (!prepare_bit_offset(t))
 		return false;
-	lin = bytes >= 16 && chance(80) ? ALIGN_DOWN(gen_target(bytes), 64) + (bytes == 16 ? 16 * below(4) : 0) :
-					  gen_target(bytes);
+	lin = bytes >= 16 && chance(80)
+		      ? ALIGN_DOWN(gen_target(bytes), 64) + (bytes == 16 ? 16 * below(4) : 0)
+		      : gen_target(bytes);
 	if (runs_any(t->row, xsave_handlers) && (t->in.base == RAX || t->in.index == RAX))
 		return false; /* RAX says what to save */
 	if (!solve(d, lin))
@@ -203,7 +217,11 @@ static bool prepare_memory(struct draft *d)
 		gen_poke_value(lin, a_selector(), 2);
 	else if (runs_any(t->row, far_mem_handlers))
 		gen_poke_value(lin, gen_code_target(t), 8),
-			gen_poke_value(lin + o->size - 2, chance(30) ? SEL_CS64 : chance(30) ? SEL_CS32 : a_selector(), 2);
+			gen_poke_value(lin + o->size - 2,
+				       chance(30)   ? SEL_CS64
+				       : chance(30) ? SEL_CS32
+						    : a_selector(),
+				       2);
 	else if (runs(t->row, exec_JMP) || runs(t->row, exec_CALL))
 		gen_poke_value(lin, chance(85) ? gen_code_target(t) : gen_value(), 8);
 	else if (runs(t->row, exec_LDMXCSR))
@@ -215,7 +233,8 @@ static bool prepare_memory(struct draft *d)
 	if (runs(t->row, exec_CMPXCHG8B) && chance(50))
 		gen_poke_value(lin, (u32)t->start.gpr[RAX] | t->start.gpr[RDX] << 32, 8);
 	if (runs(t->row, exec_CMPXCHG16B) && chance(50))
-		gen_poke_value(lin, t->start.gpr[RAX], 8), gen_poke_value(lin + 8, t->start.gpr[RDX], 8);
+		gen_poke_value(lin, t->start.gpr[RAX], 8),
+			gen_poke_value(lin + 8, t->start.gpr[RDX], 8);
 	return true;
 }
 
@@ -227,7 +246,8 @@ static void prepare_string(struct test_case *t)
 	bool used = false;
 
 	for (unsigned i = 0; i < in->nopd; i++) {
-		u64 at = chance(50) ? gen_target_mostly_plain(in->opd[i].size) : gen_target(in->opd[i].size);
+		u64 at = chance(50) ? gen_target_mostly_plain(in->opd[i].size)
+				    : gen_target(in->opd[i].size);
 
 		if (in->opd[i].kind == OPD_STR_SRC)
 			gpr[RSI] = (at - seg_base_of(t)) | high, used = true;
@@ -255,7 +275,9 @@ static void prepare_stack(struct test_case *t)
 		decode(&t->in, t->code, 15, t->in.mode);
 	}
 	bool is_64 = t->in.mode == MODE_64;
-	u64 frame[5] = { gen_code_target(t), chance(90) == is_64 ? SEL_CS64 : SEL_CS32, (gen_random() & ~(u64)FL_TF) | 2, gen_target_mostly_plain(8), SEL_DATA };
+	u64 frame[5] = { gen_code_target(t), chance(90) == is_64 ? SEL_CS64 : SEL_CS32,
+			 (gen_random() & ~(u64)(FL_TF | FL_NT)) | 2, gen_target_mostly_plain(8),
+			 SEL_DATA };
 	bool iret = runs(t->row, exec_IRET), far = iret || runs(t->row, exec_RET_FAR);
 
 	if (far && is_64 && chance(50))
@@ -263,7 +285,7 @@ static void prepare_stack(struct test_case *t)
 	if (runs(t->row, exec_RET))
 		gen_poke_value(r->gpr[RSP], chance(85) ? frame[0] : gen_value(), 8);
 	else if (runs(t->row, exec_POPF))
-		gen_poke_value(r->gpr[RSP], frame[2], 8);
+		gen_poke_value(r->gpr[RSP], frame[2], t->in.size);
 	else if (runs(t->row, exec_POP_SREG))
 		gen_poke_value(r->gpr[RSP], a_selector(), 8);
 	else if (far)
@@ -278,7 +300,9 @@ static bool prepare_jump(struct test_case *t)
 
 	if (in->opd[0].kind == OPD_FAR && in->size == 4) {
 		st32(t->code + t->len - 6, (u32)gen_code_target(t));
-		st16(t->code + t->len - 2, chance(40) ? SEL_CS32 : chance(30) ? SEL_CS64 : (u16)a_selector());
+		st16(t->code + t->len - 2, chance(40)	? SEL_CS32
+					   : chance(30) ? SEL_CS64
+							: (u16)a_selector());
 		return decode(&t->in, t->code, 15, in->mode) == (int)t->len;
 	}
 	if (in->opd[0].kind == OPD_REL) {
@@ -303,7 +327,9 @@ static void prepare_registers(struct test_case *t)
 	if (runs(t->row, exec_LEAVE) || runs(t->row, exec_ENTER))
 		gpr[RBP] = gen_target_mostly_plain(8);
 	if (runs_any(t->row, xsave_handlers))
-		gpr[RAX] = chance(80) ? below(8) : gen_random() & ~0xe0ull; /* not what the host has beyond AVX */
+		gpr[RAX] = chance(80)
+				   ? below(8)
+				   : gen_random() & ~0xe0ull; /* not what the host has beyond AVX */
 	if (runs(t->row, exec_XLAT))
 		gpr[RBX] = gen_target(1) - (u8)gpr[RAX];
 	if (runs(t->row, exec_MASKMOVDQU) || runs(t->row, exec_MASKMOVQ))
@@ -324,7 +350,8 @@ static bool is_unfit(const struct insn *in)
 	bool wide = in->rex & 8;
 
 	/* The target would be the stack pointer, into the code. */
-	if (in->opd[0].kind == OPD_REG && in->opd[0].reg == RSP && (runs(in->op, exec_JMP) || runs(in->op, exec_CALL)))
+	if (in->opd[0].kind == OPD_REG && in->opd[0].reg == RSP &&
+	    (runs(in->op, exec_JMP) || runs(in->op, exec_CALL)))
 		return true;
 	/* Near branch with 66 in 64-bit mode: Intel ignores the prefix, AMD truncates RIP. */
 	if (in->mode == MODE_64 && in->prefixes & PFX_OPSIZE && !wide &&
@@ -335,13 +362,14 @@ static bool is_unfit(const struct insn *in)
 	if (in->op->map == MAP_ONE && in->op->opcode == 0x63 && in->size == 2)
 		return true;
 	/* LOOPE and LOOPNE with a REP prefix: on AMD the prefix chooses the condition. */
-	if ((runs(in->op, exec_LOOPE) || runs(in->op, exec_LOOPNE)) && in->prefixes & (PFX_REP | PFX_REPNE))
+	if ((runs(in->op, exec_LOOPE) || runs(in->op, exec_LOOPNE)) &&
+	    in->prefixes & (PFX_REP | PFX_REPNE))
 		return true;
 	/* 64-bit offset in a far pointer: AMD has none. */
 	return wide && runs_any(in->op, far_mem_handlers);
 }
 
-/* --- a case -------------------------------------------------------------------------------------------------- */
+/* --- a case ----------------------------------------------------------------------------------- */
 static u64 random_flags(void)
 {
 	u64 r = gen_random();
@@ -362,11 +390,16 @@ static u64 random_rip(const struct test_case *t)
 	return CODE_END - 1 - below(t->len);
 }
 
-/* An instruction that looks at the flags, behind one that sets them: the block cache fuses some pairs. */
+/* An instruction that looks at the flags, behind one that sets them: the block cache fuses some
+ * pairs. */
 static void append_consumer(struct test_case *t)
 {
+	static const u16 reads[8] = { FL_OF, FL_CF, FL_ZF,	   FL_CF | FL_ZF,
+				      FL_SF, FL_PF, FL_SF | FL_OF, FL_SF | FL_OF | FL_ZF };
 	u8 cond = (u8)below(16), *p = t->code + t->len, reg = (u8)below(8);
 
+	if (reads[cond >> 1] & t->row->fl_undef)
+		return; /* the translator may lose those */
 	switch (below(4)) {
 	case 0: /* Jcc rel8, onto filling */
 		*p++ = 0x70 | cond;
@@ -398,32 +431,38 @@ bool gen_case(struct test_case *t, const struct op *row, enum cpu_mode mode)
 
 	memset(t, 0, offsetof(struct test_case, start.fx));
 	t->row = row;
+	t->undef = row->fl_undef;
 	gen_wide_addresses = mode == MODE_64;
 	if (!gen_draft_bytes(&d, row) || is_unfit(&t->in))
 		return false;
 	t->fp = row->cls == CLS_NATIVE || runs_any(row, fp_handlers);
 	t->segs = runs_any(row, seg_handlers);
-	t->block = chance(50);
+	t->how = mode != MODE_64 ? below(2) : chance(34) ? HOW_ONE : HOW_BLOCK + below(2);
 	for (unsigned i = 0; i < (mode == MODE_64 ? 16 : 8); i++)
 		r->gpr[i] = gen_value();
 	r->flags = random_flags();
 	r->rip = random_rip(t);
-	t->own_fs = (mode == MODE_64 && t->in.seg == SEG_FS) || runs_any(row, base_handlers);
-	r->fs_base = t->own_fs ? gen_random() & 0x7fff000 : 0;
-	r->gs_base = mode == MODE_64 ? GS_BASE : 0;
+	t->own_bases = (mode == MODE_64 && t->in.seg >= SEG_FS) || runs_any(row, base_handlers);
+	r->fs_base = t->own_bases ? gen_random() & 0x7fff000 : 0;
+	r->gs_base = t->own_bases ? gen_random() & 0x7fff000 : 0;
 	r->gpr[RSP] = gen_target_mostly_plain(8);
 	if (t->fp) {
 		gen_fp(t);
-		r->flags &= ~(u64)FL_AC; /* whether vector operands are checked is up to the processor */
+		r->flags &= ~(
+			u64)FL_AC; /* whether vector operands are checked is up to the processor */
 	}
 	if (runs(row, exec_IRET) && chance(10))
 		r->flags |= FL_NT; /* not elsewhere: a task switch of the host may clear it */
+	if (r->flags & FL_AC && t->how == HOW_TRANSLATED)
+		t->how = HOW_BLOCK; /* there a split instruction is left to the interpreter, again
+				       and again */
 	prepare_registers(t);
 	prepare_string(t);
 	if (!prepare_memory(&d) || !prepare_jump(t))
 		return false;
 	prepare_stack(t);
-	if (t->block && row->cls == CLS_DRV && row->fl_write && r->rip < CODE + 3600 && chance(30))
+	if (t->how != HOW_ONE && row->cls == CLS_DRV && row->fl_write && r->rip < CODE + 3600 &&
+	    chance(30))
 		append_consumer(t);
 	for (unsigned i = 0; mode != MODE_64 && i < 8; i++)
 		r->gpr[i] = (u32)r->gpr[i];
@@ -464,11 +503,11 @@ const char *gen_skip_reason(const struct op *row, enum cpu_mode mode)
 		if (runs(row, list[i].fn))
 			return list[i].why;
 	if (mode == MODE_64 ? row->flags & F_I64 : row->flags & F_O64)
-		return mode == MODE_64 ? "does not exist in 64-bit mode" : "exists only in 64-bit mode";
+		return mode == MODE_64 ? "does not exist in 64-bit mode"
+				       : "exists only in 64-bit mode";
 	if (mode != MODE_64 && !native_side_has_32bit())
 		return "the host has no 32-bit code segment for us";
-	if (!native_side_has_fsgsbase() &&
-	    runs_any(row, base_handlers))
+	if (!native_side_has_fsgsbase() && runs_any(row, base_handlers))
 		return "the host kernel forbids it";
 	return NULL;
 }

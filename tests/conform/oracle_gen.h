@@ -3,7 +3,7 @@
 
 #include "oracle.h"
 
-/* --- oracle_values.c: random numbers, values, addresses, FP state ------------------------------- */
+/* --- oracle_values.c: random numbers, values, addresses, FP state ----------------------------- */
 static inline unsigned below(unsigned n)
 {
 	return (unsigned)((gen_random() >> 32) * n >> 32);
@@ -37,8 +37,8 @@ void gen_fp(struct test_case *t);
 struct draft {
 	struct test_case *t;
 	enum cpu_mode mode;
-	u64 forms;      /* bit per enum opd_form the row has */
-	bool mem;       /* ModRM says memory */
+	u64 forms; /* bit per enum opd_form the row has */
+	bool mem; /* ModRM says memory */
 	unsigned n, modrm_at;
 };
 
@@ -49,8 +49,9 @@ static inline bool has(const struct draft *d, u64 forms)
 #define FORMS_MEM_ONLY (1ull << FORM_M | 1ull << FORM_VSIB)
 #define FORMS_REG_ONLY (1ull << FORM_R | 1ull << FORM_RX | 1ull << FORM_U | 1ull << FORM_N)
 #define FORMS_EITHER (1ull << FORM_E | 1ull << FORM_W | 1ull << FORM_Q)
-#define FORMS_MODRM (FORMS_MEM_ONLY | FORMS_REG_ONLY | FORMS_EITHER | 1ull << FORM_G | 1ull << FORM_S | \
-		     1ull << FORM_C | 1ull << FORM_D | 1ull << FORM_V | 1ull << FORM_P)
+#define FORMS_MODRM                                                                         \
+	(FORMS_MEM_ONLY | FORMS_REG_ONLY | FORMS_EITHER | 1ull << FORM_G | 1ull << FORM_S | \
+	 1ull << FORM_C | 1ull << FORM_D | 1ull << FORM_V | 1ull << FORM_P)
 
 static inline bool row_is_x87(const struct op *row)
 {

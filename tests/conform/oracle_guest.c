@@ -1,13 +1,21 @@
-/* oracle_guest.c - runs a case on the software CPU: ring 3 under Linux's segments, with page tables that
- * give the case's code and data the linear addresses they have on the host. */
+/* oracle_guest.c - runs a case on the software CPU: ring 3 under Linux's segments, with page tables
+ * that give the case's code and data the linear addresses they have on the host. */
 #include "oracle.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
 /* Guest physical pages. */
-enum { GPA_PML4 = 0x10000, GPA_PT = 0x20000, GPA_GDT = 0x40000, GPA_TSS = 0x41000, GPA_LDT = 0x42000, GPA_CODE = 0x50000,
-       GPA_DATA = 0x60000, GPA_BYTES = 0x100000 };
+enum {
+	GPA_PML4 = 0x10000,
+	GPA_PT = 0x20000,
+	GPA_GDT = 0x40000,
+	GPA_TSS = 0x41000,
+	GPA_LDT = 0x42000,
+	GPA_CODE = 0x50000,
+	GPA_DATA = 0x60000,
+	GPA_BYTES = 0x100000
+};
 #define SYS_BASE 0xffff800000000000ull /* GDT and TSS live here, for ring 0 */
 enum { PTE_P = 1, PTE_W = 2, PTE_U = 4 };
 #define PTE_NX BIT(63)
@@ -48,7 +56,10 @@ static u64 host_descriptor(u32 sel)
 	u32 attr = 0, limit = 0;
 	bool ok;
 
-	__asm__("lar %3, %0; lsl %3, %1; setz %2" : "+r"(attr), "+r"(limit), "=q"(ok) : "r"(sel) : "cc");
+	__asm__("lar %3, %0; lsl %3, %1; setz %2"
+		: "+r"(attr), "+r"(limit), "=q"(ok)
+		: "r"(sel)
+		: "cc");
 	if (!ok)
 		return 0;
 	limit = attr & 1 << 23 ? limit >> 12 : limit;
@@ -74,16 +85,20 @@ static void build_tables(void)
 		    PTE_P | PTE_U | PTE_NX | (i < DATA_RW_PAGES ? PTE_W : 0));
 }
 
-static const struct seg_reg seg_data = { .sel = SEL_DATA, .limit = 0xffffffff,
-	.attr = 3 | ATTR_S | ATTR_DPL | ATTR_P | ATTR_DB | ATTR_G };
+static const struct seg_reg seg_data = { .sel = SEL_DATA,
+					 .limit = 0xffffffff,
+					 .attr = 3 | ATTR_S | ATTR_DPL | ATTR_P | ATTR_DB |
+						 ATTR_G };
 static const struct seg_reg seg_null3 = { .attr = ATTR_UNUSABLE };
 
 static void set_segments(struct cpu_state *s, const struct test_case *t)
 {
 	bool long_mode = t->in.mode == MODE_64;
 
-	s->seg[SEG_CS] = (struct seg_reg){ .sel = long_mode ? SEL_CS64 : SEL_CS32, .limit = 0xffffffff,
-		.attr = 0xb | ATTR_S | ATTR_DPL | ATTR_P | ATTR_G | (long_mode ? ATTR_L : ATTR_DB) };
+	s->seg[SEG_CS] = (struct seg_reg){ .sel = long_mode ? SEL_CS64 : SEL_CS32,
+					   .limit = 0xffffffff,
+					   .attr = 0xb | ATTR_S | ATTR_DPL | ATTR_P | ATTR_G |
+						   (long_mode ? ATTR_L : ATTR_DB) };
 	s->seg[SEG_DS] = s->seg[SEG_ES] = s->seg[SEG_SS] = seg_data;
 	s->seg[SEG_FS] = s->seg[SEG_GS] = seg_null3;
 	s->seg[SEG_FS].base = t->start.fs_base;
@@ -115,7 +130,8 @@ void guest_side_init(void)
 	guest_code = mem_ptr(&mem, GPA_CODE, CODE_BYTES);
 	guest_data = mem_ptr(&mem, GPA_DATA, DATA_END - DATA);
 	memset(guest_code, FILL_GUEST, CODE_BYTES);
-	if (mmu_init(cpu, &e) < 0 || interp_init(cpu, &e) < 0 || native_init(cpu, &e) < 0)
+	if (mmu_init(cpu, &e) < 0 || interp_init(cpu, &e) < 0 || native_init(cpu, &e) < 0 ||
+	    trans_init(cpu, &e) < 0)
 		die("cpu", &e);
 	native_thread_init(cpu);
 	s->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
@@ -124,9 +140,12 @@ void guest_side_init(void)
 	s->xcr0 = cpu->native->mask;
 	s->cr3 = GPA_PML4;
 	s->gdt = (struct table_reg){ SYS_BASE, 0x7f };
-	s->tr = (struct seg_reg){ .sel = 0x40, .base = SYS_BASE + PAGE_SIZE, .limit = 0x67,
-				  .attr = 0xb | ATTR_P };
-	s->ldt = (struct seg_reg){ .sel = 0x50, .base = SYS_BASE + 2 * PAGE_SIZE, .limit = 7, .attr = 2 | ATTR_P };
+	s->tr = (struct seg_reg){
+		.sel = 0x40, .base = SYS_BASE + PAGE_SIZE, .limit = 0x67, .attr = 0xb | ATTR_P
+	};
+	s->ldt = (struct seg_reg){
+		.sel = 0x50, .base = SYS_BASE + 2 * PAGE_SIZE, .limit = 7, .attr = 2 | ATTR_P
+	};
 	mmu_flush_all(cpu);
 }
 
@@ -174,6 +193,19 @@ static bool completed(const struct test_case *t)
 	return cpu->exc.vector == EXC_PF && cpu->exc.cr2 == rip;
 }
 
+/* A block is translated when it has run so often: now, or never. */
+static void run_block(const struct test_case *t)
+{
+	struct block *b = block_find(cpu);
+
+	if (b)
+		b->heat = t->how == HOW_TRANSLATED ? 1 : UINT16_MAX;
+	if (b || cpu->exc.vector == EXC_NONE)
+		interp_run(cpu);
+	else
+		cpu->v.s.rip = t->start.rip;
+}
+
 void guest_side_run(const struct test_case *t, struct regs *out)
 {
 	struct cpu_state *s = &cpu->v.s;
@@ -181,8 +213,8 @@ void guest_side_run(const struct test_case *t, struct regs *out)
 
 	put_code(t, false);
 	set_state(t);
-	if (t->block)
-		interp_run(cpu);
+	if (t->how != HOW_ONE)
+		run_block(t);
 	else
 		do
 			interp_one(cpu);

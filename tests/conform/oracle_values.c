@@ -16,19 +16,18 @@ u64 gen_random(void)
 	return rng * 0x2545f4914f6cdd1dull;
 }
 
-/* --- values --------------------------------------------------------------------------------------- */
+/* --- values ----------------------------------------------------------------------------------- */
 u64 gen_value(void)
 {
 	u64 r = gen_random(), edge;
 
 	switch (below(8)) {
-	case 0: case 1: return r;
+	case 0:
+	case 1: return r;
 	case 2: return r & 0xff;
 	case 3: return (u64)(s64)(s8)r;
 	case 4: return (u32)r;
-	case 5:
-		edge = 1ull << (r >> 32 & 63);
-		return edge - (r & 3) + 1;
+	case 5: edge = 1ull << (r >> 32 & 63); return edge - (r & 3) + 1;
 	case 6: return DATA + (r & 0x1fff);
 	default: return r & 1 ? ~0ull : 0;
 	}
@@ -36,8 +35,9 @@ u64 gen_value(void)
 
 static u32 value_f32(void)
 {
-	static const u32 odd[] = { 0, 0x80000000, 1, 0x7fffff, 0x800000, 0x7f7fffff, 0x7f800000, 0xff800000,
-				   0x7fc00000, 0x7fa00001, 0x3f800000, 0x4f000000, 0xcf000000, 0x5f000000 };
+	static const u32 odd[] = { 0,	       0x80000000, 1,	       0x7fffff,   0x800000,
+				   0x7f7fffff, 0x7f800000, 0xff800000, 0x7fc00000, 0x7fa00001,
+				   0x3f800000, 0x4f000000, 0xcf000000, 0x5f000000 };
 	u32 r = (u32)gen_random();
 
 	if (chance(30))
@@ -47,9 +47,19 @@ static u32 value_f32(void)
 
 static u64 value_f64(void)
 {
-	static const u64 odd[] = { 0, BIT(63), 1, BIT(52) - 1, BIT(52), 0x7fefffffffffffff, 0x7ff0000000000000,
-				   0xfff0000000000000, 0x7ff8000000000000, 0x7ff4000000000001,
-				   0x3ff0000000000000, 0x41e0000000000000, 0xc3e0000000000000 };
+	static const u64 odd[] = { 0,
+				   BIT(63),
+				   1,
+				   BIT(52) - 1,
+				   BIT(52),
+				   0x7fefffffffffffff,
+				   0x7ff0000000000000,
+				   0xfff0000000000000,
+				   0x7ff8000000000000,
+				   0x7ff4000000000001,
+				   0x3ff0000000000000,
+				   0x41e0000000000000,
+				   0xc3e0000000000000 };
 	u64 r = gen_random();
 
 	if (chance(30))
@@ -80,7 +90,7 @@ u64 gen_value_vec(void)
 	}
 }
 
-/* --- where memory operands go ----------------------------------------------------------------------- */
+/* --- where memory operands go ----------------------------------------------------------------- */
 static u64 aligned(u64 at, unsigned size, unsigned percent)
 {
 	unsigned pow2 = 1;
@@ -121,7 +131,8 @@ u64 gen_target(unsigned size)
 /* The same, where a fault would only hide what is to be tested. */
 u64 gen_target_mostly_plain(unsigned size)
 {
-	return chance(80) ? aligned(DATA + 64 + below(8000 - MIN(size, 7000)), size, 90) : gen_target(size);
+	return chance(80) ? aligned(DATA + 64 + below(8000 - MIN(size, 7000)), size, 90)
+			  : gen_target(size);
 }
 
 bool gen_in_data(u64 lin, unsigned n)
@@ -157,7 +168,7 @@ u64 gen_code_target(const struct test_case *t)
 	return at;
 }
 
-/* --- FP state ---------------------------------------------------------------------------------------------- */
+/* --- FP state --------------------------------------------------------------------------------- */
 /* Components not in use hold their initial values, as XSAVE would show them. */
 static void initial_fp(u8 *fx)
 {
@@ -183,12 +194,14 @@ static void random_fp(u8 *fx)
 	memset(fx, 0, XSAVE_BYTES);
 	if (chance(70))
 		sw &= 0x7f00; /* no exception pending */
-	st16(fx, (u16)(0x40 | (chance(85) ? 0x3f : below(64)) | below(16) << 8)); /* masks, PC, RC */
+	st16(fx,
+	     (u16)(0x40 | (chance(85) ? 0x3f : below(64)) | below(16) << 8)); /* masks, PC, RC */
 	st16(fx + 2, sw);
 	fx[4] = (u8)(gen_random() | gen_random());
-	st32(fx + FXSAVE_MXCSR_OFF, (u32)((chance(90) ? 0x1f80 : below(64) << 7) | below(64) * chance(30) |
-					  below(4) << 13 * chance(40) | (chance(10) ? 0x8000 : 0) |
-					  (chance(10) ? 0x40 : 0)) & 0xffff);
+	st32(fx + FXSAVE_MXCSR_OFF, (u32)((chance(90) ? 0x1f80 : below(64) << 7) |
+					  below(64) * chance(30) | below(4) << 13 * chance(40) |
+					  (chance(10) ? 0x8000 : 0) | (chance(10) ? 0x40 : 0)) &
+					    0xffff);
 	for (unsigned i = 0; i < 8; i++)
 		value_f80(fx + 32 + 16 * i);
 	for (unsigned i = 0; i < 32; i++) {

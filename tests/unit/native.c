@@ -1,5 +1,5 @@
-/* native.c - tests of tcg/native.c, exec_fpu.c, exec_mask.c: instructions run as stubs against the same
- * bytes run by the host, and what a stub must not do. */
+/* native.c - tests of tcg/native.c, exec_fpu.c, exec_mask.c: instructions run as stubs against the
+ * same bytes run by the host, and what a stub must not do. */
 #include <sys/mman.h>
 
 #include "../../tcg/exec.h"
@@ -44,11 +44,14 @@ static struct fix *fix_new(void)
 	s->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE;
 	s->efer = EFER_LME | EFER_LMA;
 	s->xcr0 = 7;
-	s->seg[SEG_CS] = (struct seg_reg){ .sel = 8, .attr = 0xb | ATTR_S | ATTR_P | ATTR_L | ATTR_G };
+	s->seg[SEG_CS] =
+		(struct seg_reg){ .sel = 8, .attr = 0xb | ATTR_S | ATTR_P | ATTR_L | ATTR_G };
 	for (unsigned i = 0; i < SEG_NR; i++)
 		if (i != SEG_CS)
-			s->seg[i] = (struct seg_reg){ .sel = 16, .limit = 0xffffffff,
-				.attr = 3 | ATTR_S | ATTR_P | ATTR_DB | ATTR_G };
+			s->seg[i] =
+				(struct seg_reg){ .sel = 16,
+						  .limit = 0xffffffff,
+						  .attr = 3 | ATTR_S | ATTR_P | ATTR_DB | ATTR_G };
 	OK(mmu_init(&f->c, &e) == 0);
 	OK(native_init(&f->c, &e) == 0);
 	if (f->c.native->mask != 7)
@@ -115,16 +118,17 @@ static unsigned run_mode(struct fix *f, const u8 *code, unsigned len, enum cpu_m
 }
 
 /* Instructions are written in assembler: RUN(f, "addps xmm1, xmm2"), source before destination. */
-#define BYTES(text, code, len)                                                                     \
-	const u8 *code;                                                                            \
-	u64 len;                                                                                   \
-	__asm__(".pushsection .rodata\n.att_syntax noprefix\n661: " text "\n662: .att_syntax prefix\n" \
-		".popsection\nlea 661b(%%rip), %0\nmov $662b - 661b, %k1"                          \
+#define BYTES(text, code, len)                                            \
+	const u8 *code;                                                   \
+	u64 len;                                                          \
+	__asm__(".pushsection .rodata\n.att_syntax noprefix\n661: " text  \
+		"\n662: .att_syntax prefix\n"                             \
+		".popsection\nlea 661b(%%rip), %0\nmov $662b - 661b, %k1" \
 		: "=r"(code), "=r"(len))
-#define RUN(f, text)                                                                               \
-	({                                                                                         \
-		BYTES(text, code_, len_);                                                          \
-		run_mode(f, code_, (unsigned)len_, MODE_64);                                       \
+#define RUN(f, text)                                         \
+	({                                                   \
+		BYTES(text, code_, len_);                    \
+		run_mode(f, code_, (unsigned)len_, MODE_64); \
 	})
 
 /* The same bytes on the host itself: image in and out, RDI = mem, RAX in and out. */
@@ -134,8 +138,8 @@ static u64 host_run(const u8 *code, u64 len, u8 *image, void *mem, u64 rax)
 	u8 host[XSAVE_BYTES] __attribute__((aligned(64)));
 
 	if (!page)
-		page = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS,
-			    -1, 0);
+		page = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC,
+			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	memcpy(page, code, len);
 	page[len] = 0xc3;
 	memset(host, 0, sizeof host);
@@ -169,13 +173,14 @@ static void random_image(u8 *image)
 
 static void same_image(const u8 *got, const u8 *want)
 {
-	OK(memcmp(got, want, 5) == 0);          /* FCW, FSW, FTW */
+	OK(memcmp(got, want, 5) == 0); /* FCW, FSW, FTW */
 	EQ(ld32(got + FXSAVE_MXCSR_OFF), ld32(want + FXSAVE_MXCSR_OFF));
 	OK(memcmp(got + 32, want + 32, 416 - 32) == 0);
 	OK(memcmp(got + XSAVE_YMM_OFF, want + XSAVE_YMM_OFF, 256) == 0);
 }
 
-/* One instruction, with memory operand [RDI] if it has one, on random state, at the given offset. */
+/* One instruction, with memory operand [RDI] if it has one, on random state, at the given offset.
+ */
 static void compare(struct fix *f, const u8 *code, u64 len, gpa_t at)
 {
 	struct cpu_state *s = &f->c.v.s;
@@ -198,11 +203,11 @@ static void compare(struct fix *f, const u8 *code, u64 len, gpa_t at)
 	OK(memcmp(guest(f, at), mem + shift, 64) == 0);
 }
 
-#define COMPARE(f, text, at)                                                                       \
-	do {                                                                                       \
-		BYTES(text, code_, len_);                                                          \
-		for (unsigned i_ = 0; i_ < 20; i_++)                                               \
-			compare(f, code_, len_, at);                                               \
+#define COMPARE(f, text, at)                         \
+	do {                                         \
+		BYTES(text, code_, len_);            \
+		for (unsigned i_ = 0; i_ < 20; i_++) \
+			compare(f, code_, len_, at); \
 	} while (0)
 
 TEST(native_register_forms_match_the_host)
@@ -279,7 +284,7 @@ TEST(native_flags_are_read_and_written)
 	struct fix *f = fix_new();
 	struct cpu_state *s = &f->c.v.s;
 
-	st32(s->xsave + FXSAVE_XMM_OFF, 0x3f800000);      /* 1.0 */
+	st32(s->xsave + FXSAVE_XMM_OFF, 0x3f800000); /* 1.0 */
 	st32(s->xsave + FXSAVE_XMM_OFF + 16, 0x40000000); /* 2.0 */
 	st64(s->xsave + XSAVE_HEADER_OFF, 2);
 	flags_set(&f->c, FL_ARITH | 2);
@@ -359,7 +364,8 @@ static u32 host_mxcsr(void)
 TEST(native_control_words_are_the_guests_only_while_it_runs)
 {
 	struct fix *f = fix_new();
-	u32 odd = MXCSR_RESET | 0x8040 | 0x6000, before = host_mxcsr(); /* FTZ, DAZ, round to zero */
+	u32 odd = MXCSR_RESET | 0x8040 | 0x6000,
+	    before = host_mxcsr(); /* FTZ, DAZ, round to zero */
 	u16 cw;
 
 	st32(guest(f, DATA), odd);
@@ -524,9 +530,12 @@ TEST(native_xrstor_refuses_bad_images)
 {
 	struct fix *f = fix_new();
 	u8 *image = guest(f, DATA), *header = image + 512;
-	static const struct { u16 off; u64 val; } bad[] = {
-		{ 512, 8 }, { 512, BIT(63) }, { 520, 1 }, { 528, 1 }, { 520, BIT(63) | 8 },
-		{ 24, 0xffff0000 },
+	static const struct {
+		u16 off;
+		u64 val;
+	} bad[] = {
+		{ 512, 8 }, { 512, BIT(63) },	  { 520, 1 },
+		{ 528, 1 }, { 520, BIT(63) | 8 }, { 24, 0xffff0000 },
 	};
 
 	f->c.v.s.gpr[RDI] = DATA;
@@ -732,8 +741,8 @@ TEST(native_masked_out_elements_do_not_fault)
 	u8 *xmm = s->xsave + FXSAVE_XMM_OFF;
 
 	st64(s->xsave + XSAVE_HEADER_OFF, 7);
-	memset(xmm, 0x80, 8);              /* mask in xmm0: the low half */
-	memset(xmm + 16, 0x11, 16);        /* data in xmm1 */
+	memset(xmm, 0x80, 8); /* mask in xmm0: the low half */
+	memset(xmm + 16, 0x11, 16); /* data in xmm1 */
 	s->gpr[RDI] = HOLE - 8;
 	EQ(RUN(f, "maskmovdqu xmm0, xmm1"), EXC_PF); /* this one wants all of it */
 	s->gpr[RDI] = HOLE - 16;
@@ -775,10 +784,10 @@ TEST(native_gather_keeps_what_it_did_before_a_fault)
 	st64(s->xsave + XSAVE_HEADER_OFF, 7);
 	for (unsigned i = 0; i < 4; i++)
 		st32(xmm + 16 + 4 * i, i); /* indices in xmm1 */
-	st32(xmm + 32, 0x80000000);        /* mask in xmm2: elements 0, 2, 3 */
+	st32(xmm + 32, 0x80000000); /* mask in xmm2: elements 0, 2, 3 */
 	st64(xmm + 40, 0xffffffff80000000);
-	memset(xmm, 0x77, 16);             /* destination xmm0 */
-	s->gpr[RDI] = HOLE - 12;           /* element 3 lies in the hole */
+	memset(xmm, 0x77, 16); /* destination xmm0 */
+	s->gpr[RDI] = HOLE - 12; /* element 3 lies in the hole */
 	for (unsigned i = 0; i < 3; i++)
 		st32(guest(f, HOLE - 12 + 4 * i), i + 100);
 	EQ(RUN(f, "vpgatherdd xmm2, (rdi,xmm1,4), xmm0"), EXC_PF);
