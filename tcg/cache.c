@@ -2,8 +2,8 @@
  *
  * A memfd mapped shared twice gives W^X without mprotect, which would cost a system call and a TLB
  * flush per change.  Two linear addresses for one physical byte: the processor's own detection of
- * self-modifying code works on physical addresses, but SDM vol 3 "Self-Modifying Code" promises it only
- * for the same linear address, so bytes that may have been executed before are reused behind a
+ * self-modifying code works on physical addresses, but SDM vol 3 "Self-Modifying Code" promises it
+ * only for the same linear address, so bytes that may have been executed before are reused behind a
  * serialising instruction. */
 #include "cache.h"
 
@@ -11,7 +11,8 @@
 #include <unistd.h>
 
 #ifndef MFD_NOEXEC_SEAL
-#define MFD_NOEXEC_SEAL 8U /* Linux 6.3: the file gets no x bits; mapping it executable is still fine */
+#define MFD_NOEXEC_SEAL \
+	8U /* Linux 6.3: the file gets no x bits; mapping it executable is still fine */
 #endif
 
 enum { CODE_ALIGN = 16 };
@@ -46,8 +47,10 @@ fail_rw:
 	munmap(rw, size);
 	errno = rc;
 fail_fd:
-	rc = err_set(e, -errno, "code cache: cannot map %u bytes of executable memory: %s; "
-		     "does a security policy forbid it?", size, strerror(errno));
+	rc = err_set(e, -errno,
+		     "code cache: cannot map %u bytes of executable memory: %s; "
+		     "does a security policy forbid it?",
+		     size, strerror(errno));
 	close(fd);
 	return rc;
 }

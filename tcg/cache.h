@@ -1,16 +1,16 @@
 /* cache.h - memory for code that we make: one memory object mapped twice, writable here and
- * executable there, so that no page is ever both.  Fixed size, handed out from the bottom up, thrown
- * away as a whole.  Owner: one vCPU's thread. */
+ * executable there, so that no page is ever both.  Fixed size, handed out from the bottom up,
+ * thrown away as a whole.  Owner: one vCPU's thread. */
 #pragma once
 
 #include "../base.h"
 
 struct code_cache {
-	u8 *rw;       /* where it is written */
+	u8 *rw; /* where it is written */
 	const u8 *rx; /* where it is run */
 	u32 size, pos;
-	u32 keep;     /* bytes at the bottom that survive a flush */
-	u32 gen;      /* changes with every flush: whoever keeps a code address keeps this beside it */
+	u32 keep; /* bytes at the bottom that survive a flush */
+	u32 gen; /* changes with every flush: whoever keeps a code address keeps this beside it */
 };
 
 int cache_init(struct code_cache *k, u32 size, struct err *e);

@@ -1,16 +1,23 @@
-/* exec_fpu.c - instructions that move FP state as a whole: FXSAVE and XSAVE family, x87 environment,
- * MXCSR and FWAIT.
+/* exec_fpu.c - instructions that move FP state as a whole: FXSAVE and XSAVE family, x87
+ * environment, MXCSR and FWAIT.
  *
- * Images are made and read by the host's own instructions in native.area, then corrected and copied:
- * FIP, FDP and FOP in them are the guest's (struct x87_ptr), never the host's, and nothing a guest
- * writes reaches an XRSTOR before it was checked.  Faults come before any change.
- * Sources: SDM vol 1 §8.1.10 (environments), chapter 13 "Managing State Using the XSAVE Feature Set",
- * vol 2 "FXSAVE".  Departure: FIP, FDP and FOP are always saved, also where AMD saves them only while an
- * exception is pending. */
+ * Images are made and read by the host's own instructions in native.area, then corrected and
+ * copied: FIP, FDP and FOP in them are the guest's (struct x87_ptr), never the host's, and nothing
+ * a guest writes reaches an XRSTOR before it was checked.  Faults come before any change.
+ *
+ * Sources: SDM vol 1 §8.1.10 (environments), chapter 13 "Managing State Using the XSAVE Feature
+ * Set", vol 2 "FXSAVE".  Departure: FIP, FDP and FOP are always saved, also where AMD saves them
+ * only while an exception is pending. */
 #include "exec.h"
 #include "native.h"
 
-enum { FXSAVE_BYTES = 512, FXSAVE_USED = 416, HEADER_BYTES = 64, ENV_BYTES = 28, X87_REGS_BYTES = 80 };
+enum {
+	FXSAVE_BYTES = 512,
+	FXSAVE_USED = 416,
+	HEADER_BYTES = 64,
+	ENV_BYTES = 28,
+	X87_REGS_BYTES = 80
+};
 #define XCOMP_COMPACT (1ull << 63)
 
 static bool in_64(const struct insn *in)
@@ -36,7 +43,7 @@ static bool area_lin(struct tcg_cpu *c, const struct insn *in, unsigned size, un
 	return lin_host(c, *lin, size, acc, &host);
 }
 
-/* --- x87 pointers in images --------------------------------------------------------------------- */
+/* --- x87 pointers in images ------------------------------------------------------------------- */
 /* FXSAVE and XSAVE formats: 64-bit offsets with REX.W, else 32-bit ones and selectors. */
 static void ptr_to_fxsave(const struct tcg_cpu *c, const struct insn *in, u8 *image)
 {
@@ -52,12 +59,15 @@ static void ptr_from_fxsave(struct tcg_cpu *c, const struct insn *in, const u8 *
 	u64 mask = rex_w(in) ? ~0ull : 0xffffffff, fip = ld64(image + 8), fdp = ld64(image + 16);
 
 	c->native->ptr = (struct x87_ptr){
-		.fop = ld16(image + 6) & 0x7ff, .fip = fip & mask, .fdp = fdp & mask,
-		.fcs = rex_w(in) ? 0 : (u16)(fip >> 32), .fds = rex_w(in) ? 0 : (u16)(fdp >> 32),
+		.fop = ld16(image + 6) & 0x7ff,
+		.fip = fip & mask,
+		.fdp = fdp & mask,
+		.fcs = rex_w(in) ? 0 : (u16)(fip >> 32),
+		.fds = rex_w(in) ? 0 : (u16)(fdp >> 32),
 	};
 }
 
-/* --- FXSAVE, FXRSTOR ---------------------------------------------------------------------------- */
+/* --- FXSAVE, FXRSTOR -------------------------------------------------------------------------- */
 /* SDM vol 2 "FXSAVE": #NM for TS, #UD for EM; neither asks for CR4.OSFXSR. */
 static bool fxsave_ready(struct tcg_cpu *c)
 {
@@ -102,7 +112,7 @@ HANDLER exec_FXRSTOR(struct tcg_cpu *c, const struct insn *in)
 	return in + 1;
 }
 
-/* --- XSAVE family --------------------------------------------------------------------------------- */
+/* --- XSAVE family ----------------------------------------------------------------------------- */
 static bool xsave_ready(struct tcg_cpu *c)
 {
 	if (!(c->v.s.cr4 & CR4_OSXSAVE))
@@ -128,7 +138,8 @@ static bool xsave_put(struct tcg_cpu *c, gva_t lin, unsigned from, unsigned to)
 }
 
 /* The components in which, and MXCSR; eight registers outside 64-bit mode. */
-static bool xsave_components(struct tcg_cpu *c, const struct insn *in, gva_t lin, u64 which, bool mxcsr)
+static bool xsave_components(struct tcg_cpu *c, const struct insn *in, gva_t lin, u64 which,
+			     bool mxcsr)
 {
 	unsigned regs = in_64(in) ? 16 : 8;
 
@@ -172,7 +183,8 @@ static HANDLER xsave(struct tcg_cpu *c, const struct insn *in, enum xsave_form f
 		st64(header, (old & ~rfbm) | used);
 	}
 	if (!xsave_components(c, in, lin, form == XSAVE_ALL ? rfbm : used, mxcsr) ||
-	    !xsave_put(c, lin, XSAVE_HEADER_OFF, XSAVE_HEADER_OFF + (form == XSAVE_COMPACT ? 16 : 8)))
+	    !xsave_put(c, lin, XSAVE_HEADER_OFF,
+		       XSAVE_HEADER_OFF + (form == XSAVE_COMPACT ? 16 : 8)))
 		return insn_fault(c, in);
 	return in + 1;
 }
@@ -268,7 +280,8 @@ HANDLER exec_XRSTOR(struct tcg_cpu *c, const struct insn *in)
 	if (!xrstor_header_ok(c, header))
 		return insn_raise_err(c, in, EXC_GP, 0);
 	bv = ld64(header);
-	if (rfbm & bv & XCOMP_AVX && !lin_read_bytes(c, lin + XSAVE_YMM_OFF, image + XSAVE_YMM_OFF, 256))
+	if (rfbm & bv & XCOMP_AVX &&
+	    !lin_read_bytes(c, lin + XSAVE_YMM_OFF, image + XSAVE_YMM_OFF, 256))
 		return insn_fault(c, in);
 	fp_enter(c);
 	mxcsr = xrstor_mxcsr(image, rfbm, bv, ld64(header + 8) & XCOMP_COMPACT);
@@ -288,9 +301,9 @@ HANDLER exec_XRSTOR(struct tcg_cpu *c, const struct insn *in)
 	return in + 1;
 }
 
-/* --- x87 environment -------------------------------------------------------------------------------- */
-/* Four layouts, SDM vol 1 figures "Protected Mode x87 FPU State Image in Memory, 32-Bit Format" and the
- * three after it.  Here and on the host: 32-bit protected. */
+/* --- x87 environment -------------------------------------------------------------------------- */
+/* Four layouts, SDM vol 1 figures "Protected Mode x87 FPU State Image in Memory, 32-Bit Format" and
+ * the three after it.  Here and on the host: 32-bit protected. */
 static bool env_is_real(const struct tcg_cpu *c)
 {
 	return !(c->v.s.cr0 & CR0_PE) || c->v.s.rflags & FL_VM;
@@ -340,13 +353,17 @@ static void env_from_guest(struct tcg_cpu *c, const struct insn *in, const u8 *i
 		st16(host + 4 * i, (u16)v[i]);
 	if (env_is_real(c))
 		c->native->ptr = (struct x87_ptr){
-			.fip = (v[3] & 0xffff) | (v[4] & 0xffff000) << 4, .fop = v[4] & 0x7ff,
+			.fip = (v[3] & 0xffff) | (v[4] & 0xffff000) << 4,
+			.fop = v[4] & 0x7ff,
 			.fdp = (v[5] & 0xffff) | (v[6] & 0xffff000) << 4,
 		};
 	else
 		c->native->ptr = (struct x87_ptr){
-			.fip = v[3], .fcs = (u16)v[4], .fop = small ? 0 : v[4] >> 16 & 0x7ff,
-			.fdp = v[5], .fds = (u16)v[6],
+			.fip = v[3],
+			.fcs = (u16)v[4],
+			.fop = small ? 0 : v[4] >> 16 & 0x7ff,
+			.fdp = v[5],
+			.fds = (u16)v[6],
 		};
 }
 
@@ -419,8 +436,9 @@ HANDLER exec_FRSTOR(struct tcg_cpu *c, const struct insn *in)
 	return in + 1;
 }
 
-/* --- small ones ------------------------------------------------------------------------------------- */
-/* FWAIT heeds TS only together with MP, and EM not at all: SDM vol 3 "Device-Not-Available Exception". */
+/* --- small ones ------------------------------------------------------------------------------- */
+/* FWAIT heeds TS only together with MP, and EM not at all: SDM vol 3 "Device-Not-Available
+ * Exception". */
 HANDLER exec_FWAIT(struct tcg_cpu *c, const struct insn *in)
 {
 	u64 mp_ts = CR0_MP | CR0_TS;

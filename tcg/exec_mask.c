@@ -1,14 +1,16 @@
-/* exec_mask.c - vector instructions that touch only some elements of memory: masked moves and gathers.
+/* exec_mask.c - vector instructions that touch only some elements of memory: masked moves and
+ * gathers.
  *
- * An element whose mask bit is clear is not accessed and cannot fault, so the host's instruction can
- * be used only where all of the range is plain RAM; else the elements go one by one.
- * Source: SDM vol 2 "MASKMOVDQU", "VMASKMOV", "VPMASKMOV", "VPGATHERDD/VPGATHERQD". */
+ * An element whose mask bit is clear is not accessed and cannot fault, so the host's instruction
+ * can be used only where all of the range is plain RAM; else the elements go one by one. Source:
+ * SDM vol 2 "MASKMOVDQU", "VMASKMOV", "VPMASKMOV", "VPGATHERDD/VPGATHERQD". */
 #include "exec.h"
 #include "native.h"
 
 enum { VEC_BYTES = 32 };
 
-/* Elements of one access: element i is size bytes at offset off + i * size, if bit i of mask is set. */
+/* Elements of one access: element i is size bytes at offset off + i * size, if bit i of mask is
+ * set. */
 struct elements {
 	u64 off;
 	unsigned size, n;
@@ -32,7 +34,8 @@ static u64 element_off(const struct insn *in, const struct elements *e, unsigned
 	return in->mode == MODE_64 ? off : off & addr_mask(in);
 }
 
-static bool elements_load(struct tcg_cpu *c, const struct insn *in, const struct elements *e, u8 *vec)
+static bool elements_load(struct tcg_cpu *c, const struct insn *in, const struct elements *e,
+			  u8 *vec)
 {
 	gva_t lin;
 	u64 val;
@@ -66,8 +69,9 @@ static bool elements_store(struct tcg_cpu *c, const struct insn *in, const struc
 	return true;
 }
 
-/* --- MASKMOVQ, MASKMOVDQU: bytes to DS:rDI ----------------------------------------------------------- */
-/* Which bytes may fault is left to the processor; here, as on AMD's, all of the operand must be writable. */
+/* --- MASKMOVQ, MASKMOVDQU: bytes to DS:rDI ---------------------------------------------------- */
+/* Which bytes may fault is left to the processor; here, as on AMD's, all of the operand must be
+ * writable. */
 static HANDLER mask_bytes(struct tcg_cpu *c, const struct insn *in, const u8 *data, const u8 *mask,
 			  unsigned n)
 {
@@ -90,7 +94,8 @@ HANDLER exec_MASKMOVQ(struct tcg_cpu *c, const struct insn *in)
 
 	if (!fp_ready(c, UNIT_MMX))
 		return insn_fault(c, in);
-	n->mmx_store[in->modrm >> 3 & 7](data, 0, 0, 0); /* also does what MMX does to the x87 tags */
+	n->mmx_store[in->modrm >> 3 & 7](data, 0, 0,
+					 0); /* also does what MMX does to the x87 tags */
 	if (n->guard.trap)
 		return native_trap(c, in);
 	n->mmx_store[in->modrm & 7](mask, 0, 0, 0);
@@ -108,7 +113,7 @@ HANDLER exec_MASKMOVDQU(struct tcg_cpu *c, const struct insn *in)
 	return mask_bytes(c, in, data, mask, 16);
 }
 
-/* --- VMASKMOVPS, VMASKMOVPD, VPMASKMOVD, VPMASKMOVQ ---------------------------------------------------- */
+/* --- VMASKMOVPS, VMASKMOVPD, VPMASKMOVD, VPMASKMOVQ ------------------------------------------- */
 HANDLER exec_MASKMOV(struct tcg_cpu *c, const struct insn *in)
 {
 	u8 op = in->op->opcode, width = in->vexl ? 32 : 16; /* 2C-2F: PS, PD; 8C, 8E: by W */
@@ -141,18 +146,21 @@ HANDLER exec_MASKMOV(struct tcg_cpu *c, const struct insn *in)
 	return in + 1;
 }
 
-/* --- gathers ---------------------------------------------------------------------------------------- */
+/* --- gathers ---------------------------------------------------------------------------------- */
 struct gather {
 	unsigned size, index_size, n; /* element, index, how many */
-	u8 dst, mask, index;          /* registers */
+	u8 dst, mask, index; /* registers */
 	u64 base;
 };
 
 static struct gather gather_of(const struct tcg_cpu *c, const struct insn *in)
 {
 	struct gather g = {
-		.size = in->rex & 8 ? 8 : 4, .index_size = in->op->opcode & 1 ? 8 : 4,
-		.dst = (in->modrm >> 3 & 7) | (in->rex << 1 & 8), .mask = in->vvvv, .index = in->index,
+		.size = in->rex & 8 ? 8 : 4,
+		.index_size = in->op->opcode & 1 ? 8 : 4,
+		.dst = (in->modrm >> 3 & 7) | (in->rex << 1 & 8),
+		.mask = in->vvvv,
+		.index = in->index,
 		.base = (u64)in->disp + (in->base == REG_NONE ? 0 : c->v.s.gpr[in->base]),
 	};
 
@@ -160,18 +168,19 @@ static struct gather gather_of(const struct tcg_cpu *c, const struct insn *in)
 	return g;
 }
 
-static bool gather_one(struct tcg_cpu *c, const struct insn *in, const struct gather *g, const u8 *index,
-		       u64 *val)
+static bool gather_one(struct tcg_cpu *c, const struct insn *in, const struct gather *g,
+		       const u8 *index, u64 *val)
 {
 	u64 i = g->index_size == 8 ? ld64(index) : (u64)(s32)ld32(index);
 	gva_t lin;
 
-	return seg_lin(c, in->seg, (g->base + (i << in->scale)) & addr_mask(in), g->size, ACC_R, &lin) &&
+	return seg_lin(c, in->seg, (g->base + (i << in->scale)) & addr_mask(in), g->size, ACC_R,
+		       &lin) &&
 	       lin_load(c, lin, g->size, val);
 }
 
-/* Elements are done from the lowest up; a fault leaves those before it done and their mask cleared, so
- * that the instruction goes on from there. */
+/* Elements are done from the lowest up; a fault leaves those before it done and their mask cleared,
+ * so that the instruction goes on from there. */
 HANDLER exec_GATHER(struct tcg_cpu *c, const struct insn *in)
 {
 	struct gather g = gather_of(c, in);

@@ -1,10 +1,11 @@
 /* native.c - x87, MMX, SSE and AVX instructions run on the host's own units.
  *
  * Owns the moves of the guest's FP state between cpu_state.xsave and the host's registers, and the
- * stubs: each is one instruction, encoded anew from its decoded form, never copied.  Vector, x87 and
- * MMX registers are the guest's own; a general register becomes RAX (written) or RSI (read); a memory
- * operand becomes [RDI].  What a stub does to MXCSR, FSW and the destination is the host's doing, and
- * so is exactly what hardware does, traps included: signal.c turns them back into guest exceptions.
+ * stubs: each is one instruction, encoded anew from its decoded form, never copied.  Vector, x87
+ * and MMX registers are the guest's own; a general register becomes RAX (written) or RSI (read); a
+ * memory operand becomes [RDI].  What a stub does to MXCSR, FSW and the destination is the host's
+ * doing, and so is exactly what hardware does, traps included: signal.c turns them back into guest
+ * exceptions.
  *
  * Runs on the vCPU's own thread.  Sources: SDM vol 1 chapters 8-14, vol 2 §2.3 "Intel AVX", vol 3
  * "Device-Not-Available Exception", "x87 FPU Floating-Point Error". */
@@ -18,7 +19,10 @@
 /* --- FP state --------------------------------------------------------------------------------- */
 /* The state every C function may expect: all components in their initial configuration. */
 static const u8 clean_image[XSAVE_BYTES] __attribute__((aligned(64))) = {
-	[0] = 0x7f, [1] = 0x03, [FXSAVE_MXCSR_OFF] = 0x80, [FXSAVE_MXCSR_OFF + 1] = 0x1f,
+	[0] = 0x7f,
+	[1] = 0x03,
+	[FXSAVE_MXCSR_OFF] = 0x80,
+	[FXSAVE_MXCSR_OFF + 1] = 0x1f,
 };
 
 void fp_save_all(struct native *n, void *image)
@@ -26,7 +30,10 @@ void fp_save_all(struct native *n, void *image)
 	/* XSAVE keeps what it does not write of the header; XRSTOR would object to most of that. */
 	memset((u8 *)image + XSAVE_HEADER_OFF, 0, 64);
 	if (n->xsave) {
-		__asm__ volatile("xsave64 (%0)" : : "r"(image), "a"((u32)n->mask), "d"(0) : "memory");
+		__asm__ volatile("xsave64 (%0)"
+				 :
+				 : "r"(image), "a"((u32)n->mask), "d"(0)
+				 : "memory");
 	} else {
 		__asm__ volatile("fxsave64 (%0)" : : "r"(image) : "memory");
 		st64((u8 *)image + XSAVE_HEADER_OFF, XCOMP_X87 | XCOMP_SSE);
@@ -36,7 +43,10 @@ void fp_save_all(struct native *n, void *image)
 void fp_load_all(struct native *n, const void *image)
 {
 	if (n->xsave)
-		__asm__ volatile("xrstor64 (%0)" : : "r"(image), "a"((u32)n->mask), "d"(0) : "memory");
+		__asm__ volatile("xrstor64 (%0)"
+				 :
+				 : "r"(image), "a"((u32)n->mask), "d"(0)
+				 : "memory");
 	else
 		__asm__ volatile("fxrstor64 (%0)" : : "r"(image) : "memory");
 }
@@ -112,8 +122,7 @@ static bool fp_denied(struct tcg_cpu *c, enum fp_unit unit)
 		if (s->cr0 & CR0_EM)
 			return raise(c, EXC_UD);
 		break;
-	case UNIT_X87:
-		break;
+	case UNIT_X87: break;
 	}
 	return raise(c, EXC_NM);
 }
@@ -127,8 +136,9 @@ bool fp_ready(struct tcg_cpu *c, enum fp_unit unit)
 }
 
 /* --- exceptions ------------------------------------------------------------------------------- */
-/* With CR0.NE clear the PC's way of reporting is IRQ 13, and the instruction waits for it: it is tried
- * again until a handler has cleared the exception.  SDM vol 3 "x87 FPU Floating-Point Error". */
+/* With CR0.NE clear the PC's way of reporting is IRQ 13, and the instruction waits for it: it is
+ * tried again until a handler has cleared the exception.  SDM vol 3 "x87 FPU Floating-Point Error".
+ */
 const struct insn *x87_error(struct tcg_cpu *c, const struct insn *in)
 {
 	const struct engine_env *env = c->v.env;
@@ -151,14 +161,10 @@ const struct insn *native_trap(struct tcg_cpu *c, const struct insn *in)
 
 	c->native->guard.trap = 0;
 	switch (vector) {
-	case EXC_MF:
-		return x87_error(c, in);
-	case EXC_XM:
-		return insn_raise(c, in, c->v.s.cr4 & CR4_OSXMMEXCPT ? EXC_XM : EXC_UD);
-	case EXC_GP:
-		return insn_raise_err(c, in, EXC_GP, 0);
-	default:
-		return insn_raise(c, in, EXC_UD);
+	case EXC_MF: return x87_error(c, in);
+	case EXC_XM: return insn_raise(c, in, c->v.s.cr4 & CR4_OSXMMEXCPT ? EXC_XM : EXC_UD);
+	case EXC_GP: return insn_raise_err(c, in, EXC_GP, 0);
+	default: return insn_raise(c, in, EXC_UD);
 	}
 }
 
@@ -178,7 +184,8 @@ static bool insn_is_pcmpstr(const struct insn *in)
 {
 	u8 map = in->op->map;
 
-	return (map == MAP_0F3A || map == MAP_V0F3A) && in->op->opcode >= 0x60 && in->op->opcode <= 0x63;
+	return (map == MAP_0F3A || map == MAP_V0F3A) && in->op->opcode >= 0x60 &&
+	       in->op->opcode <= 0x63;
 }
 
 /* W is the size of a general register or of memory in its place, and so void outside 64-bit mode:
@@ -189,11 +196,9 @@ static bool w_is_int_size(const struct insn *in)
 
 	switch (in->op->map) {
 	case MAP_0F:
-	case MAP_V0F:
-		return op == 0x2a || op == 0x2c || op == 0x2d || op == 0x6e || op == 0x7e;
+	case MAP_V0F: return op == 0x2a || op == 0x2c || op == 0x2d || op == 0x6e || op == 0x7e;
 	case MAP_0F3A:
-	case MAP_V0F3A:
-		return op == 0x16 || op == 0x22 || op == 0x60 || op == 0x61;
+	case MAP_V0F3A: return op == 0x16 || op == 0x22 || op == 0x60 || op == 0x61;
 	}
 	return false;
 }
@@ -210,14 +215,15 @@ static enum fp_unit insn_unit(const struct insn *in)
 	return unit;
 }
 
-/* FCLEX, FINIT, FLDCW, FSTCW, FSTSW and the 8087's and 80287's no-operations leave the pointers to the
- * last instruction alone; FINIT clears them. */
+/* FCLEX, FINIT, FLDCW, FSTCW, FSTSW and the 8087's and 80287's no-operations leave the pointers to
+ * the last instruction alone; FINIT clears them. */
 static u16 x87_ptr_flags(const struct insn *in)
 {
 	u8 map = in->op->map, op = in->modrm < 0xc0 ? in->modrm >> 3 & 7 : in->modrm;
 
-	if (!map_is_x87(map) || (map == MAP_D9 && (op == 5 || op == 7)) || (map == MAP_DD && op == 7) ||
-	    (map == MAP_DF && op == 0xe0) || (map == MAP_DB && op >= 0xe0 && op <= 0xe4 && op != 0xe3))
+	if (!map_is_x87(map) || (map == MAP_D9 && (op == 5 || op == 7)) ||
+	    (map == MAP_DD && op == 7) || (map == MAP_DF && op == 0xe0) ||
+	    (map == MAP_DB && op >= 0xe0 && op <= 0xe4 && op != 0xe3))
 		return 0;
 	return map == MAP_DB && op == 0xe3 ? STUB_X87_INIT : STUB_X87_PTR;
 }
@@ -228,7 +234,8 @@ static bool insn_waits(const struct insn *in)
 	for (unsigned i = 0; i < in->nopd; i++)
 		if (in->opd[i].kind == OPD_MMX)
 			return true;
-	return x87_ptr_flags(in) & STUB_X87_PTR || (in->op->map == MAP_D9 && in->op->opcode == 5); /* FLDCW */
+	return x87_ptr_flags(in) & STUB_X87_PTR ||
+	       (in->op->map == MAP_D9 && in->op->opcode == 5); /* FLDCW */
 }
 
 static void stub_describe(struct stub *s, const struct insn *in)
@@ -264,22 +271,40 @@ static struct x64_op stub_op(const struct insn *in, const struct stub *s)
 	u8 map = in->op->map, gpr = s->flags & STUB_GPR_OUT ? RAX : RSI;
 	bool vex = in->prefixes & PFX_VEX, x87 = map_is_x87(map), mem = in->modrm < 0xc0;
 	struct x64_op o = {
-		.map = x87 ? X64_MAP_1 : vex ? map - MAP_V0F + X64_MAP_0F : map,
+		.map = x87   ? X64_MAP_1
+		       : vex ? map - MAP_V0F + X64_MAP_0F
+			     : map,
 		.opcode = x87 ? 0xd8 + map - MAP_D8 : in->op->opcode,
-		.pp = x87 || in->op->pp & (in->op->pp - 1) ? 0 : in->pp, /* several: they select nothing */
-		.vex = vex, .l = in->vexl, .vvvv = in->vvvv, .mem = mem,
-		.w = in->rex & 8 && (vex ? in->mode == MODE_64 || !w_is_int_size(in) : w_is_int_size(in)),
-		.reg = in->modrm >> 3 & 7, .rm = mem ? RDI : in->modrm & 7,
+		.pp = x87 || in->op->pp & (in->op->pp - 1)
+			      ? 0
+			      : in->pp, /* several: they select nothing */
+		.vex = vex,
+		.l = in->vexl,
+		.vvvv = in->vvvv,
+		.mem = mem,
+		.w = in->rex & 8 &&
+		     (vex ? in->mode == MODE_64 || !w_is_int_size(in) : w_is_int_size(in)),
+		.reg = in->modrm >> 3 & 7,
+		.rm = mem ? RDI : in->modrm & 7,
 	};
 
 	for (unsigned i = 0; i < in->nopd; i++) {
 		switch (opd_form(in, i)) {
 		case FORM_V: o.reg |= in->rex << 1 & 8; break;
 		case FORM_G: o.reg = gpr; break;
-		case FORM_E: case FORM_R: o.rm = mem ? RDI : gpr; break;
-		case FORM_W: case FORM_U: o.rm |= mem ? 0 : in->rex << 3 & 8; break;
-		case FORM_I: case FORM_IS: o.has_imm = true; o.imm = (u8)in->imm; break;
-		case FORM_L: o.has_imm = true; o.imm = (u8)(in->opd[i].reg << 4 | (in->imm & 15)); break;
+		case FORM_E:
+		case FORM_R: o.rm = mem ? RDI : gpr; break;
+		case FORM_W:
+		case FORM_U: o.rm |= mem ? 0 : in->rex << 3 & 8; break;
+		case FORM_I:
+		case FORM_IS:
+			o.has_imm = true;
+			o.imm = (u8)in->imm;
+			break;
+		case FORM_L:
+			o.has_imm = true;
+			o.imm = (u8)(in->opd[i].reg << 4 | (in->imm & 15));
+			break;
 		default: break;
 		}
 	}
@@ -331,8 +356,9 @@ static u16 *stub_slot(struct native *n, const struct stub *want)
 		u16 *slot = &n->hash[h % STUB_HASH];
 		const struct stub *s = &n->stub[*slot - 1];
 
-		if (!*slot || (s->code_len == want->code_len && s->flags == want->flags &&
-			       s->mem_size == want->mem_size && !memcmp(s->code, want->code, s->code_len)))
+		if (!*slot ||
+		    (s->code_len == want->code_len && s->flags == want->flags &&
+		     s->mem_size == want->mem_size && !memcmp(s->code, want->code, s->code_len)))
 			return slot;
 	}
 }
@@ -371,7 +397,8 @@ static always_inline const struct stub *stub_cached(const struct native *n, cons
 
 const struct stub *native_stub(struct tcg_cpu *c, const struct insn *in)
 {
-	struct insn *self = (struct insn *)in; /* blocks are writable; const keeps handlers honest */
+	struct insn *self =
+		(struct insn *)in; /* blocks are writable; const keeps handlers honest */
 	struct native *n = c->native;
 	const struct stub *s = stub_cached(n, in);
 
@@ -383,7 +410,8 @@ const struct stub *native_stub(struct tcg_cpu *c, const struct insn *in)
 }
 
 /* --- running stubs ---------------------------------------------------------------------------- */
-static always_inline void x87_note(struct tcg_cpu *c, const struct insn *in, const struct stub *s, u64 ea)
+static always_inline void x87_note(struct tcg_cpu *c, const struct insn *in, const struct stub *s,
+				   u64 ea)
 {
 	struct x87_ptr *p = &c->native->ptr;
 
@@ -414,11 +442,12 @@ static bool operand_aligned(struct tcg_cpu *c, const struct insn *in, const stru
 {
 	u64 base = c->mode != MODE_64 || in->seg >= SEG_FS ? c->v.s.seg[in->seg].base : 0;
 
-	return !(s->flags & STUB_ALIGN) || !((ea + base) & (s->mem_size - 1u)) || fp_misaligned_ok(c->native);
+	return !(s->flags & STUB_ALIGN) || !((ea + base) & (s->mem_size - 1u)) ||
+	       fp_misaligned_ok(c->native);
 }
 
-/* Where the stub finds its memory operand: in guest RAM, or in n->bounce, which has the same alignment
- * and, for a load, the operand's bytes.  False: c->exc. */
+/* Where the stub finds its memory operand: in guest RAM, or in n->bounce, which has the same
+ * alignment and, for a load, the operand's bytes.  False: c->exc. */
 static bool native_operand(struct tcg_cpu *c, const struct insn *in, const struct stub *s, u64 ea,
 			   gva_t *lin, void **mem)
 {
@@ -442,7 +471,8 @@ static bool native_operand(struct tcg_cpu *c, const struct insn *in, const struc
 	return true;
 }
 
-/* An x87 store with an unmasked invalid-operation, overflow or underflow exception stores nothing. */
+/* An x87 store with an unmasked invalid-operation, overflow or underflow exception stores nothing.
+ */
 static bool x87_store_done(const struct stub *s)
 {
 	u16 sw, cw;
@@ -499,8 +529,8 @@ static HANDLER native_general(struct tcg_cpu *c, const struct insn *in)
 }
 
 /* The common case: nothing but vector or x87 registers and at most one operand in plain RAM. */
-static always_inline HANDLER native_fast(struct tcg_cpu *c, const struct insn *in, enum fp_unit unit,
-					 unsigned acc)
+static always_inline HANDLER native_fast(struct tcg_cpu *c, const struct insn *in,
+					 enum fp_unit unit, unsigned acc)
 {
 	struct native *n = c->native;
 	const struct stub *s = stub_cached(n, in);
@@ -528,10 +558,10 @@ static always_inline HANDLER native_fast(struct tcg_cpu *c, const struct insn *i
 	return next(c, in);
 }
 
-#define NATIVE_FAST(name, unit, acc)                                                               \
-	static HANDLER name(struct tcg_cpu *c, const struct insn *in)                              \
-	{                                                                                          \
-		return native_fast(c, in, unit, acc);                                              \
+#define NATIVE_FAST(name, unit, acc)                                  \
+	static HANDLER name(struct tcg_cpu *c, const struct insn *in) \
+	{                                                             \
+		return native_fast(c, in, unit, acc);                 \
 	}
 NATIVE_FAST(native_sse_reg, UNIT_SSE, 0)
 NATIVE_FAST(native_sse_load, UNIT_SSE, ACC_R)
@@ -555,14 +585,14 @@ static insn_fn native_choose(const struct stub *s)
 		[UNIT_MMX] = { native_mmx_reg, native_mmx_load, native_mmx_store },
 	};
 
-	if (s->flags & ~(STUB_LOAD | STUB_STORE | STUB_ALIGN | STUB_X87_PTR | STUB_X87_INIT |
-			 STUB_WAITS))
+	if (s->flags &
+	    ~(STUB_LOAD | STUB_STORE | STUB_ALIGN | STUB_X87_PTR | STUB_X87_INIT | STUB_WAITS))
 		return native_general;
 	return fast[s->unit][s->flags & STUB_STORE ? 2 : s->flags & STUB_LOAD ? 1 : 0];
 }
 
-/* First execution: from now on the block calls the right handler itself (unless the interpreter has put
- * one of its own around us). */
+/* First execution: from now on the block calls the right handler itself (unless the interpreter has
+ * put one of its own around us). */
 const struct insn *native_exec(struct tcg_cpu *c, const struct insn *in)
 {
 	if (in->fn == native_exec)
@@ -594,8 +624,15 @@ static stub_fn stub_move(struct native *n, bool mmx, bool store, u8 reg)
 	u8 code[16];
 	struct x64 a = { code, code + sizeof code, false };
 
-	x64_op(&a, &(struct x64_op){ .map = X64_MAP_0F, .vex = avx, .l = avx, .reg = reg, .rm = RDI,
-				     .mem = true, .opcode = mmx ? 0x7f : store ? 0x11 : 0x10 });
+	x64_op(&a, &(struct x64_op){ .map = X64_MAP_0F,
+				     .vex = avx,
+				     .l = avx,
+				     .reg = reg,
+				     .rm = RDI,
+				     .mem = true,
+				     .opcode = mmx     ? 0x7f
+					       : store ? 0x11
+						       : 0x10 });
 	x64_ret(&a);
 	return stub_install(n, code, (u32)(a.p - code));
 }

@@ -1,9 +1,9 @@
 /* signal.c - SIGFPE, SIGSEGV, SIGBUS and SIGILL raised by generated code, see signal.h.
  *
- * The handlers run on an alternate stack and with a fresh FP state; the kernel keeps the interrupted
- * one, in which MXCSR or FSW already show the exception, in the signal frame and puts it back on
- * return.  Handlers touch nothing but the guard and the frame.  A fault that is not ours goes to
- * whoever handled the signal before, at last to the default action, after fatal_hook.
+ * The handlers run on an alternate stack and with a fresh FP state; the kernel keeps the
+ * interrupted one, in which MXCSR or FSW already show the exception, in the signal frame and puts
+ * it back on return.  Handlers touch nothing but the guard and the frame.  A fault that is not ours
+ * goes to whoever handled the signal before, at last to the default action, after fatal_hook.
  * Source: Linux arch/x86/kernel/traps.c for which exception makes which signal. */
 #include "signal.h"
 
@@ -92,8 +92,8 @@ int signal_guard_init(struct stub_guard *g, struct err *e)
 		return err_set(e, install_error, "fault handlers: sigaction failed: %s",
 			       strerror(-install_error));
 	g->stack_bytes = ALIGN_UP(getauxval(AT_MINSIGSTKSZ) + 32 * KIB, PAGE_SIZE);
-	g->stack = mmap(NULL, g->stack_bytes, PROT_READ | PROT_WRITE,
-			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	g->stack = mmap(NULL, g->stack_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			-1, 0);
 	if (g->stack == MAP_FAILED) {
 		g->stack = NULL;
 		return err_set(e, -errno, "signal stack: cannot allocate %llu bytes",
