@@ -80,19 +80,21 @@ bool vmlinux_relocate(const u8 *lists, u64 lists_len, u8 *code, u64 code_len, u6
 
 /* --- placement -------------------------------------------------------------------------------- */
 /* Where the first segment goes: at random if there is room, else where it is linked, else lower: a
- * kernel entered directly does not mind, and a small guest has no other place. */
+ * kernel entered directly does not mind, and a small guest has no other place.  The initrd
+ * lies above it, and there is a limit to where a kernel looks for that. */
 static u64 choose_place(struct loader *l, const struct linux_header *h, u64 unpacked, bool kaslr)
 {
+	u64 top = l->initrd_room ? MIN(l->low_top, (u64)h->initrd_max + 1) : l->low_top;
 	u64 want = MAX(unpacked, h->init_size) + l->initrd_room + MIB;
 	u64 lowest = ALIGN_UP(MAX(h->pref_address, LOWEST_PLACE), ALIGNMENT);
 
-	if (lowest + want > l->low_top)
-		return lowest - ELF_HEAD + unpacked + l->initrd_room + MIB > l->low_top
+	if (lowest + want > top)
+		return lowest - ELF_HEAD + unpacked + l->initrd_room + MIB > top
 			       ? LOWEST_PLACE
 			       : lowest;
 	if (!kaslr)
 		return lowest;
-	return lowest + random_below((l->low_top - want - lowest) / ALIGNMENT + 1) * ALIGNMENT;
+	return lowest + random_below((top - want - lowest) / ALIGNMENT + 1) * ALIGNMENT;
 }
 
 struct placing {
