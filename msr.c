@@ -54,11 +54,12 @@ enum {
 #define ARCH_CAPS                                                                           \
 	(BIT(0) | BIT(1) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(8) | BIT(13) | BIT(14) | \
 	 BIT(15) | BIT(20) | BIT(24) | BIT(26) | BIT(27) | BIT(62))
-#define HWCR_TSC_FREQ_SEL BIT(24) /* "TSC counts at the P0 rate": Linux complains if it is clear */
+#define HWCR_TSC_FREQ_SEL BIT(24) /* "TSC counts at the P0 rate": else Linux complains */
 #define DE_CFG_LFENCE BIT(1) /* LFENCE serialises */
 #define VM_CR_SVM_OFF (BIT(3) | BIT(4))
-#define MISC_ENABLE_KNOWN \
-	(BIT(0) | BIT(3) | BIT(7) | BIT(11) | BIT(12) | BIT(16) | BIT(18) | BIT(22) | BIT(23) | BIT(34))
+#define MISC_ENABLE_KNOWN                                                                       \
+	(BIT(0) | BIT(3) | BIT(7) | BIT(11) | BIT(12) | BIT(16) | BIT(18) | BIT(22) | BIT(23) | \
+	 BIT(34))
 enum {
 	MTRR_CAP = 8 /* variable */ | 1 << 8 /* fixed */ | 1 << 10 /* WC */,
 	UCODE_REV = 0x0a101148

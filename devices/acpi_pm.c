@@ -127,7 +127,7 @@ static void acpi_pm_write_rc(struct acpi_pm *a, u8 val)
 		a->dev.request(a->dev.request_ctx, DEV_RESET, 0);
 }
 
-/* A doubleword at CF8h is not for CF9h: who looks for PCI at function 4 must not reset the machine. */
+/* A doubleword at CF8h is PCI's: looking for function 4 there must not reset the machine. */
 static bool is_reset_control(u64 off, unsigned size)
 {
 	return off == ACPI_RESET_PORT - ACPI_RESET_BASE && size == 1;

@@ -180,8 +180,7 @@ static bool deliver_long(struct tcg_cpu *c, const struct event *ev)
 /* Once in the new task, no fault is one of the INT n any more: there is nothing to go back to. */
 static bool deliver_task(struct tcg_cpu *c, struct event *ev, u16 sel)
 {
-	enum task_result got =
-		task_switch(c, TASK_EVENT, sel, ev->ext, ev->has_error, ev->error);
+	enum task_result got = task_switch(c, TASK_EVENT, sel, ev->ext, ev->has_error, ev->error);
 
 	if (got == TASK_FAULT_NEW && ev->kind != EV_EXC)
 		ev->kind = EV_INTR;

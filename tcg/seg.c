@@ -244,7 +244,7 @@ void seg_drop_inner(struct tcg_cpu *c)
 		bool conforming = attr_is_code(r->attr) && r->attr & TYPE_C;
 		struct seg_reg none = seg_null(0);
 
-		none.base = r->base; /* the selector goes, FS and GS keep the base an MSR gave them */
+		none.base = r->base; /* FS and GS keep what an MSR gave them */
 		if (!sel_null(r->sel) && !conforming && attr_dpl(r->attr) < c->cpl)
 			seg_put(c, data[i], none);
 	}

@@ -171,8 +171,8 @@ static bool trap_after(const struct tcg_cpu *c, bool tf_before)
 }
 
 /* What an instruction did that ended without a #DB: data breakpoints are held back by MOV SS (the
- * single-step trap is lost) and come after what follows it; if that is INT3 or INTO, in the handler.
- * SDM vol 3 "Masking Exceptions and Interrupts When Switching Stacks". */
+ * single-step trap is lost) and come after what follows it; if that is INT3 or INTO, in the
+ * handler. SDM vol 3 "Masking Exceptions and Interrupts When Switching Stacks". */
 static bool hold_back(struct tcg_cpu *c, u64 hits)
 {
 	bool trap = c->exc.vector != EXC_NONE && c->exc.trap && c->exc.vector != EXC_DB;

@@ -164,7 +164,8 @@ static void cpu_power_on(struct tcg_cpu *c)
 /* One NMI can wait behind one in service; two that arrive together are two. */
 static void take_nmis(struct tcg_cpu *c)
 {
-	u32 n = c->v.s.nmi_pending + atomic_exchange(&c->v.nmis, 0), room = c->v.s.nmi_blocked ? 1 : 2;
+	u32 n = c->v.s.nmi_pending + atomic_exchange(&c->v.nmis, 0);
+	u32 room = c->v.s.nmi_blocked ? 1 : 2;
 
 	c->v.s.nmi_pending = (u8)MIN(n, room);
 }
