@@ -1,14 +1,16 @@
-/* trans.c - tiers: counts how often a block runs, has hot ones of 64-bit code translated, enters them,
- * links them, and forgets them.
+/* trans.c - tiers: counts how often a block runs, has hot ones of 64-bit code translated, enters
+ * them, links them, and forgets them.
  *
- * A block's first handler is trans_count until it is hot, then trans_enter.  From there on control stays in
- * translated code: direct jumps inside a page are linked, all others go through the fetch TLB and hot.jump[],
- * which is by host address of the code.  What is not found leads back to the interpreter's loop, which finds
- * or makes the block and so comes by here again: then the jump that led out is linked.
+ * A block's first handler is trans_count until it is hot, then trans_enter.  From there on control
+ * stays in translated code: direct jumps inside a page are linked, all others go through the fetch
+ * TLB and hot.jump[], which is by host address of the code.  What is not found leads back to the
+ * interpreter's loop, which finds or makes the block and so comes by here again: then the jump that
+ * led out is linked.
  *
- * A dropped block's entries are overwritten with a way out; its code stays until all translations go at once,
- * when the code memory is full or the interpreter's arena is emptied.  An interrupt is seen when the budget
- * is used up.  Jumps forward in a page cost none of it, so it is a multiple of BUDGET instructions at most.  Runs on the vCPU's thread. */
+ * A dropped block's entries are overwritten with a way out; its code stays until all translations
+ * go at once, when the code memory is full or the interpreter's arena is emptied.  An interrupt is
+ * seen when the budget is used up.  Jumps forward in a page cost none of it, so it is a multiple of
+ * BUDGET instructions at most.  Runs on the vCPU's thread. */
 #include "trans.h"
 
 #include <stdlib.h>
@@ -19,7 +21,7 @@
 
 enum { CACHE_BYTES = 16 << 20, MISSES_MAX = 64 };
 
-/* --- GS -------------------------------------------------------------------------------------------- */
+/* --- GS --------------------------------------------------------------------------------------- */
 static __thread struct tcg_cpu *gs_is;
 
 static void gs_set(struct tcg_cpu *c)
@@ -38,7 +40,7 @@ static void near_clear(struct tcg_cpu *c)
 	c->trans->near_gen = c->xlat_gen;
 }
 
-/* --- one block --------------------------------------------------------------------------------------- */
+/* --- one block -------------------------------------------------------------------------------- */
 static struct block *block_of(const struct insn *in)
 {
 	return (struct block *)((char *)in - offsetof(struct block, insn));
@@ -223,16 +225,17 @@ HANDLER trans_count(struct tcg_cpu *c, const struct insn *in)
 	return trans_enter(c, in);
 }
 
-/* --- short strings ---------------------------------------------------------------------------------------- */
-#define STRING(ins, regs...)                                                                       \
-	switch (in->size) {                                                                        \
-	case 1: __asm__ volatile("rep " ins "b" : regs : "a"(rax) : "memory"); break;              \
-	case 2: __asm__ volatile("rep " ins "w" : regs : "a"(rax) : "memory"); break;              \
-	case 4: __asm__ volatile("rep " ins "l" : regs : "a"(rax) : "memory"); break;              \
-	default: __asm__ volatile("rep " ins "q" : regs : "a"(rax) : "memory"); break;             \
+/* --- short strings ---------------------------------------------------------------------------- */
+#define STRING(ins, regs...)                                                           \
+	switch (in->size) {                                                            \
+	case 1: __asm__ volatile("rep " ins "b" : regs : "a"(rax) : "memory"); break;  \
+	case 2: __asm__ volatile("rep " ins "w" : regs : "a"(rax) : "memory"); break;  \
+	case 4: __asm__ volatile("rep " ins "l" : regs : "a"(rax) : "memory"); break;  \
+	default: __asm__ volatile("rep " ins "q" : regs : "a"(rax) : "memory"); break; \
 	}
 
-/* MOVS and STOS upwards, each operand in one page that the TLB knows; others are the interpreter's. */
+/* MOVS and STOS upwards, each operand in one page that the TLB knows; others are the interpreter's.
+ */
 static bool string_fast(struct tcg_cpu *c, const struct insn *in)
 {
 	u64 *gpr = c->v.s.gpr, rax = gpr[RAX];
@@ -240,7 +243,8 @@ static bool string_fast(struct tcg_cpu *c, const struct insn *in)
 	u64 n = rep ? gpr[RCX] : 1, bytes = n * in->size;
 	void *dst, *src = NULL;
 
-	if (in->asize != 8 || c->v.s.rflags & FL_DF || in->seg >= SEG_FS || n - 1 >= PAGE_SIZE || bytes > PAGE_SIZE)
+	if (in->asize != 8 || c->v.s.rflags & FL_DF || in->seg >= SEG_FS || n - 1 >= PAGE_SIZE ||
+	    bytes > PAGE_SIZE)
 		return false;
 	dst = tlb_write(c, gpr[RDI], (unsigned)bytes);
 	if (movs)
@@ -260,13 +264,14 @@ static bool string_fast(struct tcg_cpu *c, const struct insn *in)
 	return true;
 }
 
-/* --- called by translated code ---------------------------------------------------------------------------- */
+/* --- called by translated code ---------------------------------------------------------------- */
 bool trans_step(struct tcg_cpu *c, const struct insn *in)
 {
 	bool fp = c->fp_live;
 	const struct insn *next;
 
-	if ((in->op->exec.self == exec_MOVS || in->op->exec.self == exec_STOS) && string_fast(c, in))
+	if ((in->op->exec.self == exec_MOVS || in->op->exec.self == exec_STOS) &&
+	    string_fast(c, in))
 		return true;
 	next = insn_general(in)(c, in);
 	if (!next)
@@ -303,14 +308,15 @@ static bool code_is(const struct tcg_cpu *c, gva_t lin, const u8 *bytes, unsigne
 	return lin - t->tag < PAGE_SIZE && memcmp((const u8 *)(lin + t->addend), bytes, n) == 0;
 }
 
-/* b is an instruction that crosses a page, about to run: if its bytes are not the ones it was made from, or
- * not at hand, the interpreter sees to it. */
+/* b is an instruction that crosses a page, about to run: if its bytes are not the ones it was made
+ * from, or not at hand, the interpreter sees to it. */
 bool trans_split(struct tcg_cpu *c, struct block *b)
 {
 	gva_t lin = insn_rip(c, b->insn);
 	unsigned first = PAGE_SIZE - lin % PAGE_SIZE;
 
-	if (code_is(c, lin, b->raw, first) && code_is(c, lin + first, b->raw + first, b->bytes - first))
+	if (code_is(c, lin, b->raw, first) &&
+	    code_is(c, lin + first, b->raw + first, b->bytes - first))
 		return true;
 	trans_retire(c, b);
 	b->heat = HEAT;
@@ -336,7 +342,8 @@ bool trans_fp(struct tcg_cpu *c, struct block *b)
 	return false;
 }
 
-static gva_t group_linear(const struct tcg_cpu *c, const struct insn *in, const struct group_info *g)
+static gva_t group_linear(const struct tcg_cpu *c, const struct insn *in,
+			  const struct group_info *g)
 {
 	if (g->stack && insn_way(in) == WAY_LEAVE)
 		return c->v.s.gpr[RBP];
@@ -345,8 +352,8 @@ static gva_t group_linear(const struct tcg_cpu *c, const struct insn *in, const 
 	return insn_ea(c, in) + (in->seg >= SEG_FS ? c->v.s.seg[in->seg].base : 0);
 }
 
-/* Fill the TLB for the access that made the check.  If that does not help, the span is not all in one page
- * of plain memory: a block that this happens to often does without groups. */
+/* Fill the TLB for the access that made the check.  If that does not help, the span is not all in
+ * one page of plain memory: a block that this happens to often does without groups. */
 bool trans_group(struct tcg_cpu *c, const struct insn *in, u64 info)
 {
 	struct group_info g;
@@ -419,10 +426,11 @@ bool trans_trap(struct tcg_cpu *c, const struct insn *unused)
 	return false;
 }
 
-/* --- set-up --------------------------------------------------------------------------------------------------- */
+/* --- set-up ----------------------------------------------------------------------------------- */
 static void *trans_pool(size_t bytes)
 {
-	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	return p == MAP_FAILED ? NULL : p;
 }
@@ -437,8 +445,9 @@ int trans_init(struct tcg_cpu *c, struct err *e)
 	c->trans = t;
 	t->pool = trans_pool(TRANS_BLOCKS * sizeof *t->pool);
 	t->site = trans_pool(TRANS_SITES * sizeof *t->site);
-	rc = t->pool && t->site ? cache_init(&t->cache, CACHE_BYTES, e) :
-				  err_set(e, -ENOMEM, "cpu%u: no memory for the translator", c->v.index);
+	rc = t->pool && t->site
+		     ? cache_init(&t->cache, CACHE_BYTES, e)
+		     : err_set(e, -ENOMEM, "cpu%u: no memory for the translator", c->v.index);
 	if (rc < 0) {
 		trans_free(c);
 		return rc;

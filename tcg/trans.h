@@ -1,55 +1,60 @@
-/* trans.h - the translator: hot blocks of 64-bit code as host code, see trans.c; shared by its files.
+/* trans.h - the translator: hot blocks of 64-bit code as host code, see trans.c; shared by its
+ * files.
  *
- * Registers in translated code, everywhere: guest RAX to RDI but RSP, R8 and R12 to R14 are the host's of
- * the same number, guest RSP is host R15, guest R9, R10, R11 and R15 are in s.gpr[].  Host R9, R10, R11 are
- * ours, host RSP is the C stack.  GS is the struct tcg_cpu.  Guest x87 and vector state is in the host's
- * registers whenever an instruction needs it.
+ * Registers in translated code, everywhere: guest RAX to RDI but RSP, R8 and R12 to R14 are the
+ * host's of the same number, guest RSP is host R15, guest R9, R10, R11 and R15 are in s.gpr[]. Host
+ * R9, R10, R11 are ours, host RSP is the C stack.  GS is the struct tcg_cpu.  Guest x87 and vector
+ * state is in the host's registers whenever an instruction needs it.
  *
- * Flags are in EFLAGS or in c->cc, known for each place when it is translated; a block has an entry for
- * either.  A flag that will be written before anything in the block reads it may be lost: if an instruction
- * in between faults, the handler sees an old one. */
+ * Flags are in EFLAGS or in c->cc, known for each place when it is translated; a block has an entry
+ * for either.  A flag that will be written before anything in the block reads it may be lost: if an
+ * instruction in between faults, the handler sees an old one. */
 #pragma once
 
 #include "exec.h"
 #include "native.h"
 
 enum {
-	T0 = R9, T1 = R10, T2 = R11, /* ours; T0: the operand's address */
-	HOST_SP = R15,               /* where guest RSP is */
-	TRANS_BLOCKS = 1 << 16, TRANS_SITES = 1 << 19,
+	T0 = R9,
+	T1 = R10,
+	T2 = R11, /* ours; T0: the operand's address */
+	HOST_SP = R15, /* where guest RSP is */
+	TRANS_BLOCKS = 1 << 16,
+	TRANS_SITES = 1 << 19,
 	TRANS_BLOCK_BYTES = 24 << 10, /* of host code, at most */
-	HEAT = 16,                   /* runs before a block is translated */
+	HEAT = 16, /* runs before a block is translated */
 	JUMP_BITS = 14,
-	NO_EXIT = 0, EXIT_AT = 1 << 30, /* trans_hot.exit: where to go on, see trans_leave */
+	NO_EXIT = 0,
+	EXIT_AT = 1 << 30, /* trans_hot.exit: where to go on, see trans_leave */
 };
 
 /* An instruction that the host may answer with a fault of the guest's. */
 struct trans_site {
-	u32 at;          /* offset of its code */
+	u32 at; /* offset of its code */
 	u16 insn;
 	bool flags_live; /* the guest's flags are in EFLAGS there, not in c->cc */
 };
 
 /* A jump to another block of the same page. */
 struct trans_edge {
-	u32 at;    /* offset of its rel32; 0: none */
+	u32 at; /* offset of its rel32; 0: none */
 	u16 pgoff; /* where it goes */
-	bool reg;  /* flags are in EFLAGS */
-	u32 out;   /* offset of the code that leaves, where it goes while not linked */
-	u32 next;  /* another edge to the same block: 2 * block + edge; 0: none */
+	bool reg; /* flags are in EFLAGS */
+	u32 out; /* offset of the code that leaves, where it goes while not linked */
+	u32 next; /* another edge to the same block: 2 * block + edge; 0: none */
 };
 
 struct trans_block {
-	struct block *b;   /* NULL: dropped */
-	u32 at;            /* offset of its first byte; blocks are in order of it */
+	struct block *b; /* NULL: dropped */
+	u32 at; /* offset of its first byte; blocks are in order of it */
 	u32 enter_mem, enter_reg, dead_mem, dead_reg;
-	/* For jumps from a block that has seen to the FP state: the same without that, and forward also
-	 * without a look at the budget. */
+	/* For jumps from a block that has seen to the FP state: the same without that, and forward
+	 * also without a look at the budget. */
 	u32 fp_mem, fp_reg, pass_mem, pass_reg;
 	u8 fp_need;
 	u32 site, sites;
-	u32 in;            /* the first edge that leads here, see next */
-	u16 misses;        /* of groups' checks, that a fill of the TLB did not help */
+	u32 in; /* the first edge that leads here, see next */
+	u16 misses; /* of groups' checks, that a fill of the TLB did not help */
 	struct trans_edge edge[2];
 };
 
@@ -59,11 +64,11 @@ struct trans {
 	u32 blocks;
 	struct trans_site *site;
 	u32 sites;
-	u32 pending;              /* 2 * block + edge: that edge led out of translated code; 0 none */
-	bool busy;                /* translating: a dropped block is not to be reused */
+	u32 pending; /* 2 * block + edge: that edge led out of translated code; 0 none */
+	bool busy; /* translating: a dropped block is not to be reused */
 	/* Offsets of the common code */
 	u32 enter, leave, leave_rip, far, step, step_flags, fp, group, split, trap;
-	u64 near_gen;             /* c->xlat_gen when hot.near[] was emptied last */
+	u64 near_gen; /* c->xlat_gen when hot.near[] was emptied last */
 	u64 stat_blocks, stat_flushes, stat_enters;
 };
 
@@ -85,13 +90,25 @@ bool trans_trap(struct tcg_cpu *c, const struct insn *unused);
 /* trans_thunk.c: the code that all blocks share. */
 void trans_thunks(struct tcg_cpu *c, struct trans *t);
 
-/* trans_emit.c: b's translation at a; false if it did not fit. */
+/* trans_block.c: b's translation at a; false if it did not fit. */
 bool trans_emit(struct tcg_cpu *c, struct block *b, struct trans_block *tb, struct x64 *a);
 
-/* --- a block being translated ------------------------------------------------------------------ */
+/* --- a block being translated ----------------------------------------------------------------- */
 /* How an instruction is done. */
-enum way { WAY_STEP, WAY_NOP, WAY_LEA, WAY_OP, WAY_PUSH, WAY_POP, WAY_LEAVE,
-	   WAY_JCC, WAY_JMP, WAY_CALL, WAY_RET, WAY_RCX };
+enum way {
+	WAY_STEP,
+	WAY_NOP,
+	WAY_LEA,
+	WAY_OP,
+	WAY_PUSH,
+	WAY_POP,
+	WAY_LEAVE,
+	WAY_JCC,
+	WAY_JMP,
+	WAY_CALL,
+	WAY_RET,
+	WAY_RCX
+};
 
 /* Accesses that share a check: see trans_group.c. */
 struct group_key {
@@ -111,12 +128,12 @@ struct touch {
 	s64 eff; /* from the key's address */
 };
 
-struct late {          /* code that stands behind the block */
-	u8 *jump;      /* its rel32 */
-	u8 *back;      /* where it goes on, or NULL */
+struct late { /* code that stands behind the block */
+	u8 *jump; /* its rel32 */
+	u8 *back; /* where it goes on, or NULL */
 	const struct insn *in;
-	u64 group;     /* for trans_group; 0: another thing */
-	bool flags;    /* EFLAGS are expected there */
+	u64 group; /* for trans_group; 0: another thing */
+	bool flags; /* EFLAGS are expected there */
 };
 
 struct emit {
@@ -126,16 +143,17 @@ struct emit {
 	struct block *b;
 	struct trans_block *tb;
 	u16 live[BLOCK_MAX + 1]; /* flags that count before each instruction */
-	bool in_reg, in_mem;     /* where they are now; both may be */
-	struct late late[2 * BLOCK_MAX + 2]; /* two for each, a third for the last, one for the FP state */
+	bool in_reg, in_mem; /* where they are now; both may be */
+	struct late late[2 * BLOCK_MAX +
+			 2]; /* two for each, a third for the last, one for the FP state */
 	unsigned lates;
 	struct touch touch[BLOCK_MAX][ACCESSES];
 	struct group group[2 * BLOCK_MAX + 1]; /* [0] is none */
 	unsigned groups;
-	u16 cached;              /* bits T0 to T2 */
-	struct group *at_t0;     /* T0 is its span's host address */
-	s32 disp;                /* of the memory operand from T0 */
-	u8 fp_need;              /* bytes of c->fp_live ff. */
+	u16 cached; /* bits T0 to T2 */
+	struct group *at_t0; /* T0 is its span's host address */
+	s32 disp; /* of the memory operand from T0 */
+	u8 fp_need; /* bytes of c->fp_live ff. */
 };
 
 #define GS_OFF(field) ((s32)offsetof(struct tcg_cpu, field))
@@ -152,21 +170,35 @@ static inline unsigned host_reg(unsigned reg)
 	return (reg >= R9 && reg <= R11) || reg == R15 ? REG_NONE : reg;
 }
 
-/* trans_emit.c */
+/* trans_code.c */
+enum { OP_ADD, OP_OR, OP_ADC, OP_SBB, OP_AND, OP_SUB, OP_XOR, OP_CMP }; /* for x64_alu_imm */
+enum { CC_E = 4, CC_NE = 5, CC_A = 7, CC_S = 8 };
+void emit_call(struct x64 *a, const u8 *to);
+void emit_gs_imm(struct x64 *a, unsigned digit, s32 off, u32 imm); /* op dword gs:[off], imm */
+void emit_gs_set32(struct x64 *a, s32 off, u32 imm);
+void emit_imm64(struct x64 *a, unsigned reg, u64 imm);
 void emit_flags_save(struct x64 *a);
 void emit_flags_load(struct x64 *a);
-void emit_clobber(struct emit *e, unsigned i);        /* our code changes EFLAGS before instruction i */
+
+/* trans_emit.c */
+struct late *late_add(struct emit *e, u8 *jump, const struct insn *in);
+u32 emit_off(const struct emit *e, const u8 *p);            /* in the cache */
+void emit_leave(struct emit *e, u32 exit);                  /* for exit & 0xfff in this page */
+void emit_go(struct emit *e, s64 to, unsigned edge);        /* to to of this page or beyond */
+void emit_insn(struct emit *e, unsigned i);
+void emit_clobber(struct emit *e, unsigned i); /* our code changes EFLAGS before instruction i */
 void emit_jump(struct x64 *a, const u8 *to);
-u8 *emit_jcc(struct x64 *a, unsigned cond);           /* rel32 to be filled in */
+u8 *emit_jcc(struct x64 *a, unsigned cond); /* rel32 to be filled in */
 void emit_patch(u8 *rel32, const u8 *to);
-void emit_address(struct emit *e, const struct insn *in, unsigned dst, bool w); /* the effective one */
+void emit_address(struct emit *e, const struct insn *in, unsigned dst,
+		  bool w); /* the effective one */
 /* T0 is linear; becomes the host's.  Misses are left to the interpreter. */
 void emit_check(struct emit *e, const struct insn *in, unsigned size, bool write);
-/* Guest R9 to R11 and R15 have their place in s.gpr[], which is always right.  Between other uses T0 to T2
- * hold guest R9 to R11 as well: e->cached says which. */
+/* Guest R9 to R11 and R15 have their place in s.gpr[], which is always right.  Between other uses
+ * T0 to T2 hold guest R9 to R11 as well: e->cached says which. */
 static inline void emit_scratch(struct emit *e, unsigned t)
 {
-	e->cached &= (u16)~(1 << t);
+	e->cached &= (u16) ~(1 << t);
 	if (t == T0)
 		e->at_t0 = NULL;
 }

@@ -1,86 +1,9 @@
-/* trans_emit.c - host code for one block: entries, addresses and their checks, flags, ways out.
+/* trans_emit.c - host code for instructions: addresses and their checks, flags, ways out.
  *
- * What rarely runs stands behind the block: TLB misses, exits, entries of a dropped block. */
+ * What rarely runs stands behind the block: TLB misses, jumps that are taken. */
 #include "trans.h"
 
-enum { OP_ADD, OP_OR, OP_ADC, OP_SBB, OP_AND, OP_SUB, OP_XOR, OP_CMP };
-enum { CC_B = 2, CC_AE = 3, CC_NE = 5, CC_A = 7, CC_S = 8, NOP_BYTES = 5 };
-
-/* --- small things ---------------------------------------------------------------------------------- */
-void emit_patch(u8 *rel32, const u8 *to)
-{
-	st32(rel32, (u32)(to - (rel32 + 4)));
-}
-
-void emit_jump(struct x64 *a, const u8 *to)
-{
-	x64_u8(a, 0xe9);
-	x64_u32(a, (u32)(to - (a->p + 4)));
-}
-
-static void emit_call(struct x64 *a, const u8 *to)
-{
-	x64_u8(a, 0xe8);
-	x64_u32(a, (u32)(to - (a->p + 4)));
-}
-
-u8 *emit_jcc(struct x64 *a, unsigned cond)
-{
-	x64_u8(a, 0x0f);
-	x64_u8(a, (u8)(0x80 | cond));
-	x64_u32(a, 0);
-	return a->p - 4;
-}
-
-void emit_rr(struct x64 *a, u8 opcode, bool w, unsigned rm, unsigned reg)
-{
-	x64_op(a, &(struct x64_op){ .opcode = opcode, .w = w, .reg = (u8)reg, .rm = (u8)rm });
-}
-
-/* digit: 4 SHL, 5 SHR */
-void emit_shift(struct x64 *a, unsigned digit, bool w, unsigned reg, u8 n)
-{
-	x64_op(a, &(struct x64_op){ .opcode = 0xc1, .w = w, .reg = (u8)digit, .rm = (u8)reg, .has_imm = true, .imm = n });
-}
-
-/* op dword gs:[off], imm32 */
-static void emit_gs_imm(struct x64 *a, unsigned digit, s32 off, u32 imm)
-{
-	x64_op(a, &(struct x64_op){ .opcode = 0x81, .reg = (u8)digit, .mem = true, .gs = true, .disp = off });
-	x64_u32(a, imm);
-}
-
-static void emit_gs_set32(struct x64 *a, s32 off, u32 imm)
-{
-	x64_op(a, &(struct x64_op){ .opcode = 0xc7, .mem = true, .gs = true, .disp = off });
-	x64_u32(a, imm);
-}
-
-static void emit_imm64(struct x64 *a, unsigned reg, u64 imm)
-{
-	x64_u8(a, (u8)(0x48 | (reg & 8 ? 1 : 0)));
-	x64_u8(a, (u8)(0xb8 | (reg & 7)));
-	x64_u64(a, imm);
-}
-
-/* --- flags ----------------------------------------------------------------------------------------- */
-/* T2 is lost. */
-void emit_flags_save(struct x64 *a)
-{
-	x64_mov_rr(a, T2, RAX);
-	x64_flags_store(a);
-	x64_op(a, &(struct x64_op){ .opcode = 0x89, .osz = true, .reg = RAX, .mem = true, .gs = true, .disp = GS_OFF(cc) });
-	x64_mov_rr(a, RAX, T2);
-}
-
-void emit_flags_load(struct x64 *a)
-{
-	x64_mov_rr(a, T2, RAX);
-	x64_op(a, &(struct x64_op){ .map = X64_MAP_0F, .opcode = 0xb7, .reg = RAX, .mem = true, .gs = true, .disp = GS_OFF(cc) });
-	x64_flags_load(a);
-	x64_mov_rr(a, RAX, T2);
-}
-
+/* --- flags ------------------------------------------------------------------------------------ */
 void emit_clobber(struct emit *e, unsigned i)
 {
 	if (e->live[i] && !e->in_mem) {
@@ -100,7 +23,7 @@ static void emit_flags_needed(struct emit *e, u16 need)
 	}
 }
 
-/* --- addresses --------------------------------------------------------------------------------------- */
+/* --- addresses -------------------------------------------------------------------------------- */
 unsigned emit_get(struct emit *e, unsigned reg, u16 avoid)
 {
 	unsigned h = host_reg(reg);
@@ -149,7 +72,9 @@ void emit_put(struct emit *e, unsigned t, unsigned reg)
 /* No flags change.  w: 64 bits, else the lower 32. */
 void emit_address(struct emit *e, const struct insn *in, unsigned dst, bool w)
 {
-	struct x64_op o = { .opcode = 0x8d, .w = w, .mem = true, .reg = (u8)dst, .disp = (s32)in->disp };
+	struct x64_op o = {
+		.opcode = 0x8d, .w = w, .mem = true, .reg = (u8)dst, .disp = (s32)in->disp
+	};
 	u16 avoid = 0;
 
 	if (in->base == REG_RIP) {
@@ -185,7 +110,7 @@ void emit_address(struct emit *e, const struct insn *in, unsigned dst, bool w)
 		x64_op(e->a, &o);
 }
 
-static struct late *late_add(struct emit *e, u8 *jump, const struct insn *in)
+struct late *late_add(struct emit *e, u8 *jump, const struct insn *in)
 {
 	struct late *l = &e->late[e->lates++];
 
@@ -206,7 +131,8 @@ static void late_back(struct emit *e, unsigned from)
 	}
 }
 
-/* T1 becomes the TLB entry of T0 in the array at off of struct tlb; jumps if it is another page's. */
+/* T1 becomes the TLB entry of T0 in the array at off of struct tlb; jumps if it is another page's.
+ */
 static u8 *emit_lookup(struct emit *e, s32 off, s32 most)
 {
 	struct x64 *a = e->a;
@@ -216,9 +142,16 @@ static u8 *emit_lookup(struct emit *e, s32 off, s32 most)
 	x64_mov_rr(a, T1, T0);
 	emit_shift(a, 5, true, T1, 8);
 	x64_alu_imm(a, OP_AND, false, T1, (TLB_SIZE - 1) << 4);
-	x64_op(a, &(struct x64_op){ .opcode = 0x03, .w = true, .reg = T1, .mem = true, .gs = true, .disp = GS_OFF(tlb) });
+	x64_op(a, &(struct x64_op){ .opcode = 0x03,
+				    .w = true,
+				    .reg = T1,
+				    .mem = true,
+				    .gs = true,
+				    .disp = GS_OFF(tlb) });
 	x64_mov_rr(a, T2, T0);
-	x64_op(a, &(struct x64_op){ .opcode = 0x2b, .w = true, .reg = T2, .rm = T1, .mem = true, .disp = off });
+	x64_op(a,
+	       &(struct x64_op){
+		       .opcode = 0x2b, .w = true, .reg = T2, .rm = T1, .mem = true, .disp = off });
 	x64_alu_imm(a, OP_CMP, true, T2, most);
 	return emit_jcc(a, CC_A);
 }
@@ -228,7 +161,12 @@ void emit_check(struct emit *e, const struct insn *in, unsigned size, bool write
 	s32 off = write ? offsetof(struct tlb, w) : offsetof(struct tlb, r);
 
 	late_add(e, emit_lookup(e, off, PAGE_SIZE - size), in);
-	x64_op(e->a, &(struct x64_op){ .opcode = 0x03, .w = true, .reg = T0, .rm = T1, .mem = true, .disp = off + 8 });
+	x64_op(e->a, &(struct x64_op){ .opcode = 0x03,
+				       .w = true,
+				       .reg = T0,
+				       .rm = T1,
+				       .mem = true,
+				       .disp = off + 8 });
 }
 
 /* T0 becomes the linear address of an access, by from it. */
@@ -242,22 +180,28 @@ static void emit_linear(struct emit *e, const struct insn *in, unsigned which, s
 		emit_scratch(e, T0);
 		push = insn_way(in) == WAY_PUSH || insn_way(in) == WAY_CALL;
 
-		x64_lea(e->a, T0, insn_way(in) == WAY_LEAVE ? (unsigned)RBP : HOST_SP, (s32)by - (push ? 8 : 0));
+		x64_lea(e->a, T0, insn_way(in) == WAY_LEAVE ? (unsigned)RBP : HOST_SP,
+			(s32)by - (push ? 8 : 0));
 		return;
 	}
 	moved.disp += by;
 	emit_address(e, &moved, T0, true);
 	if (in->seg >= SEG_FS)
-		x64_op(e->a, &(struct x64_op){ .opcode = 0x03, .w = true, .reg = T0, .mem = true, .gs = true,
-					       .disp = GS_OFF(v.s.seg) + in->seg * (s32)sizeof(struct seg_reg) +
+		x64_op(e->a, &(struct x64_op){ .opcode = 0x03,
+					       .w = true,
+					       .reg = T0,
+					       .mem = true,
+					       .gs = true,
+					       .disp = GS_OFF(v.s.seg) +
+						       in->seg * (s32)sizeof(struct seg_reg) +
 						       (s32)offsetof(struct seg_reg, base) });
 }
 
 /* The displacement has to fit after being moved as well. */
 static bool group_usable(const struct emit *e, const struct group *g, const struct insn *in)
 {
-	return g->count > 1 && !e->b->no_groups && in->disp == (s32)in->disp && (s64)(s32)in->disp + 4096 < INT32_MAX &&
-	       (s64)(s32)in->disp - 4096 > INT32_MIN;
+	return g->count > 1 && !e->b->no_groups && in->disp == (s32)in->disp &&
+	       (s64)(s32)in->disp + 4096 < INT32_MAX && (s64)(s32)in->disp - 4096 > INT32_MIN;
 }
 
 static void emit_group_check(struct emit *e, unsigned i, unsigned which, unsigned size, bool write)
@@ -265,7 +209,11 @@ static void emit_group_check(struct emit *e, unsigned i, unsigned which, unsigne
 	const struct insn *in = &e->b->insn[i];
 	const struct touch *x = &e->touch[i][which];
 	struct group *g = &e->group[x->group];
-	struct group_info info = { (u8)size, write, g->write, which == ACCESS_STACK, (s16)(g->lo - x->eff),
+	struct group_info info = { (u8)size,
+				   write,
+				   g->write,
+				   which == ACCESS_STACK,
+				   (s16)(g->lo - x->eff),
 				   (u16)(g->hi - g->lo) };
 	s32 off = g->write ? offsetof(struct tlb, w) : offsetof(struct tlb, r);
 	struct late *l;
@@ -277,7 +225,12 @@ static void emit_group_check(struct emit *e, unsigned i, unsigned which, unsigne
 	l = late_add(e, emit_lookup(e, off, PAGE_SIZE - info.span), in);
 	memcpy(&l->group, &info, sizeof info);
 	l->back = again;
-	x64_op(e->a, &(struct x64_op){ .opcode = 0x03, .w = true, .reg = T0, .rm = T1, .mem = true, .disp = off + 8 });
+	x64_op(e->a, &(struct x64_op){ .opcode = 0x03,
+				       .w = true,
+				       .reg = T0,
+				       .rm = T1,
+				       .mem = true,
+				       .disp = off + 8 });
 	x64_store_gs(e->a, T0, GS_OFF(hot.span) + 8 * (s32)x->group);
 	g->checked = true;
 }
@@ -307,33 +260,53 @@ static s32 emit_access(struct emit *e, unsigned i, unsigned which, unsigned size
 	return (s32)(x->eff - g->lo);
 }
 
-/* --- ways out ------------------------------------------------------------------------------------------ */
+/* --- ways out --------------------------------------------------------------------------------- */
 void emit_near_index(struct x64 *a)
 {
-	x64_op(a, &(struct x64_op){ .opcode = 0x8d, .reg = T2, .mem = true, .no_base = true, .has_index = true,
-				    .index = T0, .scale = 2 });
+	x64_op(a, &(struct x64_op){ .opcode = 0x8d,
+				    .reg = T2,
+				    .mem = true,
+				    .no_base = true,
+				    .has_index = true,
+				    .index = T0,
+				    .scale = 2 });
 	x64_alu_imm(a, OP_AND, false, T2, (ARRAY_LEN(((struct tcg_cpu *)0)->hot.near) - 1) << 4);
 }
 
-/* To rip T0, which is anywhere.  add: to guest RSP, once it is sure.  In is left to the interpreter if the
- * fetch TLB does not know the page; without it, that is somebody else's business. */
+/* To rip T0, which is anywhere.  add: to guest RSP, once it is sure.  In is left to the interpreter
+ * if the fetch TLB does not know the page; without it, that is somebody else's business. */
 static void emit_indirect(struct emit *e, const struct insn *in, s32 add)
 {
 	struct x64 *a = e->a;
 	u8 *far, *miss;
 
 	x64_mov_rr(a, T1, T0);
-	x64_op(a, &(struct x64_op){ .opcode = 0x33, .w = true, .reg = T1, .mem = true, .gs = true,
+	x64_op(a, &(struct x64_op){ .opcode = 0x33,
+				    .w = true,
+				    .reg = T1,
+				    .mem = true,
+				    .gs = true,
 				    .disp = GS_OFF(hot.near_key) });
 	emit_near_index(a);
-	x64_op(a, &(struct x64_op){ .opcode = 0x39, .w = true, .reg = T1, .rm = T2, .mem = true, .gs = true,
-				    .gs_base = true, .disp = GS_OFF(hot.near) });
+	x64_op(a, &(struct x64_op){ .opcode = 0x39,
+				    .w = true,
+				    .reg = T1,
+				    .rm = T2,
+				    .mem = true,
+				    .gs = true,
+				    .gs_base = true,
+				    .disp = GS_OFF(hot.near) });
 	far = emit_jcc(a, CC_NE);
 	if (add)
 		x64_lea(a, HOST_SP, HOST_SP, add);
 	x64_alu_imm(a, OP_AND, true, T0, -(s32)PAGE_SIZE);
 	x64_store_gs(a, T0, GS_OFF(code_rip));
-	x64_op(a, &(struct x64_op){ .opcode = 0xff, .reg = 4, .rm = T2, .mem = true, .gs = true, .gs_base = true,
+	x64_op(a, &(struct x64_op){ .opcode = 0xff,
+				    .reg = 4,
+				    .rm = T2,
+				    .mem = true,
+				    .gs = true,
+				    .gs_base = true,
 				    .disp = GS_OFF(hot.near) + 8 });
 	emit_patch(far, a->p);
 	miss = emit_lookup(e, offsetof(struct tlb, x), PAGE_SIZE - 1);
@@ -346,13 +319,13 @@ static void emit_indirect(struct emit *e, const struct insn *in, s32 add)
 	emit_jump(a, trans_rw(e->t, e->t->far));
 }
 
-static u32 emit_off(const struct emit *e, const u8 *p)
+u32 emit_off(const struct emit *e, const u8 *p)
 {
 	return (u32)(p - e->t->cache.rw);
 }
 
 /* Leave for pgoff of this page; flags are where e says. */
-static void emit_leave(struct emit *e, u32 exit)
+void emit_leave(struct emit *e, u32 exit)
 {
 	if (!e->in_mem)
 		emit_flags_save(e->a);
@@ -375,8 +348,10 @@ static void emit_out(struct emit *e, struct out o)
 	if (o.to >= 0 && o.to < (s64)PAGE_SIZE && e->b->link_ok) {
 		u32 id = (u32)(e->tb - e->t->pool) * 2 + o.edge;
 
-		e->tb->edge[o.edge] = (struct trans_edge){
-			.at = emit_off(e, o.jump), .out = emit_off(e, e->a->p), .pgoff = (u16)o.to, .reg = in_reg };
+		e->tb->edge[o.edge] = (struct trans_edge){ .at = emit_off(e, o.jump),
+							   .out = emit_off(e, e->a->p),
+							   .pgoff = (u16)o.to,
+							   .reg = in_reg };
 		emit_leave(e, EXIT_AT | id << 12 | (u32)o.to);
 	} else {
 		if (!in_mem)
@@ -390,7 +365,7 @@ static void emit_out(struct emit *e, struct out o)
 }
 
 /* Unconditionally on to to. */
-static void emit_go(struct emit *e, s64 to, unsigned edge)
+void emit_go(struct emit *e, s64 to, unsigned edge)
 {
 	if (to >= 0 && to < (s64)PAGE_SIZE && e->b->link_ok) {
 		emit_jump(e->a, e->a->p);
@@ -435,7 +410,7 @@ static void emit_rcx_branch(struct emit *e, const struct insn *in, bool loop)
 	emit_two_ways(e, in, taken);
 }
 
-/* --- instructions that are more than an operation -------------------------------------------------------- */
+/* --- instructions that are more than an operation --------------------------------------------- */
 static void emit_step(struct emit *e, unsigned i)
 {
 	emit_clobber(e, i);
@@ -448,7 +423,12 @@ static void emit_step(struct emit *e, unsigned i)
 
 static void emit_store(struct x64 *a, s32 disp, unsigned reg)
 {
-	x64_op(a, &(struct x64_op){ .opcode = 0x89, .w = true, .reg = (u8)reg, .rm = T0, .mem = true, .disp = disp });
+	x64_op(a, &(struct x64_op){ .opcode = 0x89,
+				    .w = true,
+				    .reg = (u8)reg,
+				    .rm = T0,
+				    .mem = true,
+				    .disp = disp });
 }
 
 static void emit_push(struct emit *e, unsigned i)
@@ -465,7 +445,9 @@ static void emit_push(struct emit *e, unsigned i)
 	}
 	disp = emit_access(e, i, ACCESS_STACK, 8, true);
 	if (in->opd[0].kind == OPD_IMM) {
-		x64_op(e->a, &(struct x64_op){ .opcode = 0xc7, .w = true, .rm = T0, .mem = true, .disp = disp });
+		x64_op(e->a,
+		       &(struct x64_op){
+			       .opcode = 0xc7, .w = true, .rm = T0, .mem = true, .disp = disp });
 		x64_u32(e->a, (u32)in->imm);
 	} else if (in->opd[0].kind == OPD_MEM) {
 		emit_scratch(e, T1);
@@ -617,7 +599,8 @@ enum way insn_way(const struct insn *in)
 	return way == WAY_STEP && !(in->op->flags & F_ENDS) && op_can(in) ? WAY_OP : way;
 }
 
-/* An operation on registers and at most one memory operand, whose size and direction the row says. */
+/* An operation on registers and at most one memory operand, whose size and direction the row says.
+ */
 static void emit_operation(struct emit *e, unsigned i)
 {
 	const struct insn *in = &e->b->insn[i];
@@ -626,7 +609,8 @@ static void emit_operation(struct emit *e, unsigned i)
 
 	for (unsigned n = 0; n < in->nopd; n++)
 		if (in->opd[n].kind == OPD_MEM)
-			e->disp = emit_access(e, i, ACCESS_MEM, in->opd[n].size, n == 0 && in->op->flags & F_W0);
+			e->disp = emit_access(e, i, ACCESS_MEM, in->opd[n].size,
+					      n == 0 && in->op->flags & F_W0);
 	emit_flags_needed(e, op_flags_needed(in, e->live[i + 1]));
 	op_emit(e, i);
 	if (written) {
@@ -636,7 +620,7 @@ static void emit_operation(struct emit *e, unsigned i)
 	late_back(e, from);
 }
 
-static void emit_insn(struct emit *e, unsigned i)
+void emit_insn(struct emit *e, unsigned i)
 {
 	const struct insn *in = &e->b->insn[i];
 
@@ -664,190 +648,4 @@ static void emit_insn(struct emit *e, unsigned i)
 	case WAY_RCX: emit_rcx_branch(e, in, in->op->exec.self == exec_LOOP); break;
 	default: emit_step(e, i); break;
 	}
-}
-
-/* --- the block -------------------------------------------------------------------------------------------- */
-static void emit_liveness(struct emit *e)
-{
-	unsigned n = (unsigned)e->b->insns;
-
-	e->live[n] = FL_ARITH;
-	while (n--) {
-		e->live[n] = op_flags_before(&e->b->insn[n], e->live[n + 1]);
-		if (insn_way(&e->b->insn[n]) == WAY_OP && e->b->insn[n].op->cls == CLS_NATIVE)
-			e->fp_need |= op_fp_need(&e->b->insn[n]);
-	}
-}
-
-/* Does the block touch EFLAGS for its own ends before it looks at the guest's? */
-static bool begins_with_clobber(const struct emit *e)
-{
-	for (unsigned i = 0; i < (unsigned)e->b->insns; i++) {
-		const struct insn *in = &e->b->insn[i];
-
-		switch (insn_way(in)) {
-		case WAY_NOP: case WAY_LEA: break;
-		case WAY_JCC: case WAY_RCX: return false;
-		case WAY_JMP: return in->opd[0].kind != OPD_REL;
-		case WAY_OP:
-			for (unsigned n = 0; n < in->nopd; n++)
-				if (in->opd[n].kind == OPD_MEM)
-					return true;
-			if (op_flags_needed(in, e->live[i + 1]))
-				return false;
-			break;
-		default: return true;
-		}
-	}
-	return false;
-}
-
-static void emit_nop(struct x64 *a)
-{
-	static const u8 nop[NOP_BYTES] = { 0x0f, 0x1f, 0x44, 0, 0 };
-
-	for (unsigned i = 0; i < NOP_BYTES; i++)
-		x64_u8(a, nop[i]);
-}
-
-/* Pay for the block, EFLAGS changed. */
-static u8 *emit_budget(struct emit *e)
-{
-	emit_gs_imm(e->a, OP_SUB, GS_OFF(budget), (u32)e->b->insns);
-	return emit_jcc(e->a, CC_S);
-}
-
-/* The same, EFLAGS kept: the top byte of what is left is not 0. */
-static u8 *emit_budget_quiet(struct emit *e)
-{
-	struct x64 *a = e->a;
-	u8 *short_jump, *fail;
-
-	x64_mov_rr(a, T0, RCX);
-	x64_op(a, &(struct x64_op){ .opcode = 0x8b, .reg = RCX, .mem = true, .gs = true, .disp = GS_OFF(budget) });
-	x64_op(a, &(struct x64_op){ .opcode = 0x8d, .reg = RCX, .rm = RCX, .mem = true, .disp = -e->b->insns });
-	x64_op(a, &(struct x64_op){ .opcode = 0x89, .reg = RCX, .mem = true, .gs = true, .disp = GS_OFF(budget) });
-	x64_op(a, &(struct x64_op){ .map = X64_MAP_0F, .opcode = 0xb6, .reg = RCX, .mem = true, .gs = true,
-				    .disp = GS_OFF(budget) + 3 });
-	x64_u8(a, 0xe3);
-	x64_u8(a, 0);
-	short_jump = a->p;
-	x64_mov_rr(a, RCX, T0);
-	x64_u8(a, 0xe9);
-	x64_u32(a, 0);
-	fail = a->p - 4;
-	if (!a->full)
-		short_jump[-1] = (u8)(a->p - short_jump);
-	x64_mov_rr(a, RCX, T0);
-	return fail;
-}
-
-static void emit_fp_entry(struct emit *e)
-{
-	struct x64 *a = e->a;
-	u32 need = 0;
-
-	for (unsigned i = 0; i < 4; i++)
-		need |= e->fp_need >> i & 1 ? 0xffu << 8 * i : 0;
-	need &= 0x01010101;
-	x64_op(a, &(struct x64_op){ .opcode = 0x8b, .reg = T0, .mem = true, .gs = true, .disp = GS_OFF(fp_live) });
-	x64_alu_imm(a, OP_AND, false, T0, (s32)need);
-	x64_alu_imm(a, OP_CMP, false, T0, (s32)need);
-	late_add(e, emit_jcc(a, CC_NE), NULL)->back = a->p;
-}
-
-/* Both entries and the check of the budget; what is known of the flags afterwards is in e. */
-static u8 *emit_entries(struct emit *e)
-{
-	struct x64 *a = e->a;
-	bool live = e->live[0], split = e->b->key & KEY_SPLIT;
-	bool clobber = live && (split || e->fp_need || begins_with_clobber(e));
-	u8 *fail;
-
-	if (clobber) {
-		e->tb->enter_reg = emit_off(e, a->p);
-		emit_flags_save(a);
-		e->tb->enter_mem = emit_off(e, a->p);
-	} else {
-		e->tb->enter_mem = emit_off(e, a->p);
-		if (live)
-			emit_flags_load(a);
-		else
-			emit_nop(a);
-		e->tb->enter_reg = emit_off(e, a->p);
-	}
-	e->in_mem = clobber;
-	e->in_reg = live && !clobber;
-	if (split) {
-		emit_imm64(a, T0, (u64)e->b);
-		emit_call(a, trans_rw(e->t, e->t->split));
-	}
-	if (e->fp_need)
-		emit_fp_entry(e);
-	e->tb->fp_need = e->fp_need;
-	e->tb->fp_mem = e->in_reg || split ? e->tb->enter_mem : emit_off(e, a->p);
-	e->tb->fp_reg = clobber || split ? e->tb->enter_reg : emit_off(e, a->p);
-	fail = e->in_reg ? emit_budget_quiet(e) : emit_budget(e);
-	e->tb->pass_mem = e->in_reg || split ? e->tb->enter_mem : emit_off(e, a->p);
-	e->tb->pass_reg = clobber || split ? e->tb->enter_reg : emit_off(e, a->p);
-	return fail;
-}
-
-static void emit_lates(struct emit *e)
-{
-	struct x64 *a = e->a;
-
-	for (unsigned i = 0; i < e->lates; i++) {
-		const struct late *l = &e->late[i];
-		u32 thunk = !l->in ? e->t->fp : l->group ? e->t->group : l->flags ? e->t->step_flags : e->t->step;
-
-		emit_patch(l->jump, a->p);
-		if (l->group)
-			emit_imm64(a, T1, l->group);
-		emit_imm64(a, T0, l->in ? (u64)l->in : (u64)e->b);
-		emit_call(a, trans_rw(e->t, thunk));
-		if (l->back)
-			emit_jump(a, l->back);
-		else
-			x64_u8(a, 0xcc); /* a jump or call never comes back */
-	}
-}
-
-static void emit_dead(struct emit *e, u8 *budget_fail, bool in_reg, bool in_mem)
-{
-	struct x64 *a = e->a;
-	u32 start = EXIT_AT | e->b->insn[0].pgoff;
-
-	emit_patch(budget_fail, a->p);
-	e->in_mem = in_mem || !in_reg;
-	if (!e->in_mem)
-		emit_flags_save(a);
-	e->in_mem = true;
-	emit_gs_imm(a, OP_ADD, GS_OFF(budget), (u32)e->b->insns);
-	emit_leave(e, start);
-	e->tb->dead_reg = emit_off(e, a->p);
-	emit_flags_save(a);
-	e->tb->dead_mem = emit_off(e, a->p);
-	emit_leave(e, start);
-}
-
-bool trans_emit(struct tcg_cpu *c, struct block *b, struct trans_block *tb, struct x64 *a)
-{
-	struct emit e = { .a = a, .c = c, .t = c->trans, .b = b, .tb = tb };
-	unsigned n = (unsigned)b->insns, i;
-	bool in_reg, in_mem;
-	u8 *fail;
-
-	emit_liveness(&e);
-	group_plan(&e);
-	fail = emit_entries(&e);
-	in_reg = e.in_reg;
-	in_mem = e.in_mem;
-	for (i = 0; i < n; i++)
-		emit_insn(&e, i);
-	if (insn_way(&b->insn[n - 1]) < WAY_JCC)
-		emit_go(&e, b->insn[n].pgoff, 0); /* what ends a block leaves by itself, mostly */
-	emit_lates(&e);
-	emit_dead(&e, fail, in_reg, in_mem);
-	return !a->full;
 }

@@ -1,9 +1,9 @@
 /* trans_group.c - which memory accesses of a block share one check.
  *
- * Accesses whose addresses differ by a constant, as far as the block's instructions tell, form a group if
- * they lie close together.  The first of them checks the whole span once; the others use what it found.
- * For that, each register is a value number and an offset: additions of constants change the offset, moves
- * copy both, everything else makes a new value. */
+ * Accesses whose addresses differ by a constant, as far as the block's instructions tell, form a
+ * group if they lie close together.  The first of them checks the whole span once; the others use
+ * what it found. For that, each register is a value number and an offset: additions of constants
+ * change the offset, moves copy both, everything else makes a new value. */
 #include "trans.h"
 
 enum { SPAN_MAX = 256 };
@@ -31,8 +31,9 @@ static void plan_kill_all(struct plan *p)
 	p->segs++;
 }
 
-/* --- accesses ----------------------------------------------------------------------------------------- */
-static void plan_join(struct plan *p, struct touch *x, struct group_key key, unsigned size, bool write)
+/* --- accesses --------------------------------------------------------------------------------- */
+static void plan_join(struct plan *p, struct touch *x, struct group_key key, unsigned size,
+		      bool write)
 {
 	struct emit *e = p->e;
 	struct group *g;
@@ -51,8 +52,9 @@ static void plan_join(struct plan *p, struct touch *x, struct group_key key, uns
 		return;
 	}
 	x->group = (u8)e->groups;
-	e->group[e->groups++] = (struct group){ .key = key, .lo = x->eff, .hi = x->eff + size, .write = write,
-						.count = 1 };
+	e->group[e->groups++] = (struct group){
+		.key = key, .lo = x->eff, .hi = x->eff + size, .write = write, .count = 1
+	};
 }
 
 static void plan_mem(struct plan *p, unsigned i, const struct insn *in, unsigned size, bool write)
@@ -86,17 +88,19 @@ static void plan_stack(struct plan *p, unsigned i, unsigned reg, s64 off, bool w
 	plan_join(p, x, (struct group_key){ .base = p->reg[reg].id, .index = ~0u }, 8, write);
 }
 
-/* --- what instructions do to registers ------------------------------------------------------------------- */
+/* --- what instructions do to registers -------------------------------------------------------- */
 static void plan_written(struct plan *p, const struct insn *in)
 {
 	insn_fn f = in->op->exec.self;
 
 	for (unsigned n = 0; n < in->nopd && n < 2; n++)
-		if (in->op->flags & (n ? F_W1 : F_W0) && (in->opd[n].kind == OPD_REG || in->opd[n].kind == OPD_REGH))
+		if (in->op->flags & (n ? F_W1 : F_W0) &&
+		    (in->opd[n].kind == OPD_REG || in->opd[n].kind == OPD_REGH))
 			plan_kill(p, in->opd[n].reg);
 	if (in->op->cls == CLS_DRV)
 		return;
-	if (f == exec_MUL || f == exec_IMUL1 || f == exec_DIV || f == exec_IDIV || f == exec_CMPXCHG) {
+	if (f == exec_MUL || f == exec_IMUL1 || f == exec_DIV || f == exec_IDIV ||
+	    f == exec_CMPXCHG) {
 		plan_kill(p, RAX);
 		plan_kill(p, RDX);
 	}
@@ -175,18 +179,13 @@ static void plan_insn(struct plan *p, unsigned i)
 		plan_stack(p, i, RSP, 0, false);
 		plan_pop(p, in);
 		break;
-	case WAY_RET:
-		plan_stack(p, i, RSP, 0, false);
-		break;
+	case WAY_RET: plan_stack(p, i, RSP, 0, false); break;
 	case WAY_LEAVE:
 		plan_stack(p, i, RBP, 0, false);
 		plan_leave(p);
 		break;
-	case WAY_STEP:
-		plan_kill_all(p);
-		break;
-	default:
-		break;
+	case WAY_STEP: plan_kill_all(p); break;
+	default: break;
 	}
 }
 

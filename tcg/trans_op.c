@@ -1,8 +1,9 @@
-/* trans_op.c - one guest operation as the same operation of the host: encoded anew, registers renamed,
- * memory at [T0].  What is not known to be harmless that way is left to the interpreter: op_can(). */
+/* trans_op.c - one guest operation as the same operation of the host: encoded anew, registers
+ * renamed, memory at [T0].  What is not known to be harmless that way is left to the interpreter:
+ * op_can(). */
 #include "trans.h"
 
-/* --- what can be done ---------------------------------------------------------------------------------- */
+/* --- what can be done ------------------------------------------------------------------------- */
 static enum opd_form form_of(const struct insn *in, unsigned n)
 {
 	return opd_specs[in->op->spec[n]].form;
@@ -16,13 +17,32 @@ static bool map_is_x87(u8 map)
 static bool form_can(enum opd_form form)
 {
 	switch (form) {
-	case FORM_NONE: case FORM_E: case FORM_G: case FORM_R: case FORM_M: case FORM_Z: case FORM_B: case FORM_FIX:
-	case FORM_FIXH: case FORM_IMP: case FORM_IMPH: case FORM_I: case FORM_IS: case FORM_ONE: case FORM_V:
-	case FORM_H: case FORM_W: case FORM_U: case FORM_L: case FORM_XMM0: case FORM_P: case FORM_Q: case FORM_N:
-	case FORM_ST0: case FORM_STI:
-		return true;
-	default:
-		return false;
+	case FORM_NONE:
+	case FORM_E:
+	case FORM_G:
+	case FORM_R:
+	case FORM_M:
+	case FORM_Z:
+	case FORM_B:
+	case FORM_FIX:
+	case FORM_FIXH:
+	case FORM_IMP:
+	case FORM_IMPH:
+	case FORM_I:
+	case FORM_IS:
+	case FORM_ONE:
+	case FORM_V:
+	case FORM_H:
+	case FORM_W:
+	case FORM_U:
+	case FORM_L:
+	case FORM_XMM0:
+	case FORM_P:
+	case FORM_Q:
+	case FORM_N:
+	case FORM_ST0:
+	case FORM_STI: return true;
+	default: return false;
 	}
 }
 
@@ -33,8 +53,8 @@ static bool self_can(const struct insn *in)
 
 	if (f == exec_XADD || f == exec_CMPXCHG)
 		return mem;
-	return f == exec_MUL || f == exec_IMUL1 || f == exec_DIV || f == exec_IDIV || f == exec_MULX ||
-	       f == exec_XCHG;
+	return f == exec_MUL || f == exec_IMUL1 || f == exec_DIV || f == exec_IDIV ||
+	       f == exec_MULX || f == exec_XCHG;
 }
 
 /* AH to BH exist only without REX, so only beside the first eight registers. */
@@ -75,15 +95,15 @@ bool op_can(const struct insn *in)
 	return high_byte_can(in);
 }
 
-/* --- flags -------------------------------------------------------------------------------------------------- */
+/* --- flags ------------------------------------------------------------------------------------ */
 /* Shifts and rotates: a count of 0 changes no flag. */
 static bool is_shift(const struct insn *in)
 {
 	drv_fn f = in->op->exec.drv;
 
-	return in->op->cls == CLS_DRV && (f == exec_ROL || f == exec_ROR || f == exec_RCL || f == exec_RCR ||
-					  f == exec_SHL || f == exec_SHR || f == exec_SAR || f == exec_SHLD ||
-					  f == exec_SHRD);
+	return in->op->cls == CLS_DRV &&
+	       (f == exec_ROL || f == exec_ROR || f == exec_RCL || f == exec_RCR || f == exec_SHL ||
+		f == exec_SHR || f == exec_SAR || f == exec_SHLD || f == exec_SHRD);
 }
 
 enum count { COUNT_NO_SHIFT, COUNT_ZERO, COUNT_SOME, COUNT_CL };
@@ -114,7 +134,8 @@ u16 op_flags_written(const struct insn *in)
 	return shift_count(in) == COUNT_ZERO ? 0 : (in->op->fl_write | in->op->fl_undef) & FL_ARITH;
 }
 
-/* Byte and word rotates through carry take their count modulo 9 or 17, so it may be none after all. */
+/* Byte and word rotates through carry take their count modulo 9 or 17, so it may be none after all.
+ */
 static bool may_keep(const struct insn *in)
 {
 	enum count n = shift_count(in);
@@ -138,11 +159,12 @@ u16 op_flags_needed(const struct insn *in, u16 live_after)
 	return op_flags_before(in, live_after);
 }
 
-/* --- FP ------------------------------------------------------------------------------------------------------- */
+/* --- FP --------------------------------------------------------------------------------------- */
 /* Bits: bytes of c->fp_live, fp_ok_sse, fp_ok_avx, fp_ok_x87. */
 u8 op_fp_need(const struct insn *in)
 {
-	_Static_assert(offsetof(struct tcg_cpu, fp_ok_x87) == offsetof(struct tcg_cpu, fp_live) + 3, "one word");
+	_Static_assert(offsetof(struct tcg_cpu, fp_ok_x87) == offsetof(struct tcg_cpu, fp_live) + 3,
+		       "one word");
 
 	if (map_is_x87(in->op->map))
 		return 1 | 8;
@@ -158,12 +180,13 @@ static void site_add(struct emit *e, unsigned i)
 {
 	struct trans *t = e->t;
 
-	t->site[t->sites++] = (struct trans_site){ (u32)(e->a->p - t->cache.rw), (u16)i, e->in_reg && !e->in_mem };
+	t->site[t->sites++] = (struct trans_site){ (u32)(e->a->p - t->cache.rw), (u16)i,
+						   e->in_reg && !e->in_mem };
 	e->tb->sites++;
 }
 
-/* The last x87 instruction and operand, in place of the host's pointers, which are addresses of ours.  The
- * x87 instructions in front of the last of a block leave no trace here. */
+/* The last x87 instruction and operand, in place of the host's pointers, which are addresses of
+ * ours.  The x87 instructions in front of the last of a block leave no trace here. */
 static void x87_note(struct emit *e, unsigned i)
 {
 	const struct insn *in = &e->b->insn[i];
@@ -178,9 +201,16 @@ static void x87_note(struct emit *e, unsigned i)
 	x64_load_gs(a, T1, GS_OFF(native));
 	x64_load_gs(a, T2, GS_OFF(code_rip));
 	x64_lea(a, T2, T2, in->pgoff);
-	x64_op(a, &(struct x64_op){ .opcode = 0x89, .w = true, .reg = T2, .rm = T1, .mem = true,
+	x64_op(a, &(struct x64_op){ .opcode = 0x89,
+				    .w = true,
+				    .reg = T2,
+				    .rm = T1,
+				    .mem = true,
 				    .disp = ptr + (s32)offsetof(struct x87_ptr, fip) });
-	x64_op(a, &(struct x64_op){ .opcode = 0xc7, .osz = true, .rm = T1, .mem = true,
+	x64_op(a, &(struct x64_op){ .opcode = 0xc7,
+				    .osz = true,
+				    .rm = T1,
+				    .mem = true,
 				    .disp = ptr + (s32)offsetof(struct x87_ptr, fop) });
 	x64_u8(a, in->modrm);
 	x64_u8(a, (u8)(in->op->map - MAP_D8));
@@ -191,14 +221,16 @@ static bool x87_notes(const struct insn *in)
 {
 	u8 map = in->op->map, op = in->modrm < 0xc0 ? in->modrm >> 3 & 7 : in->modrm;
 
-	return map_is_x87(map) && !(map == MAP_D9 && (op == 5 || op == 7)) && !(map == MAP_DD && op == 7) &&
-	       !(map == MAP_DF && op == 0xe0) && !(map == MAP_DB && op >= 0xe0 && op <= 0xe4);
+	return map_is_x87(map) && !(map == MAP_D9 && (op == 5 || op == 7)) &&
+	       !(map == MAP_DD && op == 7) && !(map == MAP_DF && op == 0xe0) &&
+	       !(map == MAP_DB && op >= 0xe0 && op <= 0xe4);
 }
 
-/* --- encoding --------------------------------------------------------------------------------------------------- */
-/* A general register operand: where the host has it, and what of guest state goes there and back. */
+/* --- encoding --------------------------------------------------------------------------------- */
+/* A general register operand: where the host has it, and what of guest state goes there and back.
+ */
 struct place {
-	u8 reg;         /* guest's; REG_NONE: no operand */
+	u8 reg; /* guest's; REG_NONE: no operand */
 	u8 host, size;
 	bool read, written;
 };
@@ -222,7 +254,7 @@ static void byte_reg(struct x64_op *o, const struct place *p)
 struct opcode {
 	struct x64_op o;
 	struct place reg, rm, vvvv;
-	u16 avoid;      /* of T0 to T2: taken, or somebody's own */
+	u16 avoid; /* of T0 to T2: taken, or somebody's own */
 	u64 imm;
 	u8 imm_len;
 	bool modrm;
@@ -238,7 +270,8 @@ static const struct place *place_of(const struct opcode *c, unsigned reg)
 	return NULL;
 }
 
-static void place_take(struct emit *e, struct opcode *c, struct place *p, const struct insn *in, unsigned n)
+static void place_take(struct emit *e, struct opcode *c, struct place *p, const struct insn *in,
+		       unsigned n)
 {
 	const struct opd *o = &in->opd[n];
 	u32 row = in->op->flags;
@@ -309,7 +342,9 @@ static void operand(struct emit *e, const struct insn *in, unsigned n, struct op
 		c->o.reg = c->reg.host;
 		byte_reg(&c->o, &c->reg);
 		break;
-	case FORM_E: case FORM_R: case FORM_M:
+	case FORM_E:
+	case FORM_R:
+	case FORM_M:
 		c->modrm = true;
 		if (o->kind == OPD_MEM) {
 			c->o.mem = true;
@@ -344,15 +379,18 @@ static void operand(struct emit *e, const struct insn *in, unsigned n, struct op
 		c->modrm = true;
 		c->o.reg = in->modrm >> 3 & 7;
 		break;
-	case FORM_W: case FORM_U: case FORM_Q: case FORM_N:
+	case FORM_W:
+	case FORM_U:
+	case FORM_Q:
+	case FORM_N:
 		c->modrm = true;
 		c->o.disp = c->o.mem ? e->disp : 0;
-		c->o.rm = c->o.mem ? T0 : (in->modrm & 7) | (o->kind == OPD_VEC ? in->rex << 3 & 8 : 0);
+		c->o.rm = c->o.mem ? T0
+				   : (in->modrm & 7) | (o->kind == OPD_VEC ? in->rex << 3 & 8 : 0);
 		break;
-	case FORM_H:
-		c->o.vvvv = in->vvvv;
-		break;
-	case FORM_I: case FORM_IS:
+	case FORM_H: c->o.vvvv = in->vvvv; break;
+	case FORM_I:
+	case FORM_IS:
 		c->imm = in->imm;
 		c->imm_len = imm_bytes(in, n);
 		break;
@@ -360,8 +398,7 @@ static void operand(struct emit *e, const struct insn *in, unsigned n, struct op
 		c->imm = (u8)(o->reg << 4 | (in->imm & 15));
 		c->imm_len = 1;
 		break;
-	default: /* implied */
-		break;
+	default: /* implied */ break;
 	}
 }
 
@@ -372,10 +409,18 @@ static void opcode_fields(const struct insn *in, struct opcode *c, s32 disp)
 	bool x87 = map_is_x87(map), vex = in->prefixes & PFX_VEX;
 
 	c->o = (struct x64_op){
-		.map = x87 ? X64_MAP_1 : vex ? map - MAP_V0F + X64_MAP_0F : map,
+		.map = x87   ? X64_MAP_1
+		       : vex ? map - MAP_V0F + X64_MAP_0F
+			     : map,
 		.opcode = x87 ? 0xd8 + map - MAP_D8 : in->op->opcode,
-		.pp = vex ? in->pp : x87 ? 0 : prefix[pp], .vex = vex, .l = in->vexl, .w = in->rex & 8,
-		.osz = !vex && !x87 && in->op->cls != CLS_NATIVE && in->prefixes & PFX_OPSIZE && pp != PP_66,
+		.pp = vex   ? in->pp
+		      : x87 ? 0
+			    : prefix[pp],
+		.vex = vex,
+		.l = in->vexl,
+		.w = in->rex & 8,
+		.osz = !vex && !x87 && in->op->cls != CLS_NATIVE && in->prefixes & PFX_OPSIZE &&
+		       pp != PP_66,
 	};
 	c->reg.reg = c->rm.reg = c->vvvv.reg = REG_NONE;
 	c->reg.host = c->rm.host = c->vvvv.host = REG_NONE;

@@ -1,4 +1,5 @@
-/* trans_thunk.c - code that all translated blocks of a vCPU share: ways in and out, and calls of C. */
+/* trans_thunk.c - code that all translated blocks of a vCPU share: ways in and out, and calls of C.
+ */
 #include "trans.h"
 
 static const u8 pinned[] = { RAX, RCX, RDX, RBX, RBP, RSI, RDI, R8, R12, R13, R14 };
@@ -87,7 +88,7 @@ static void thunk_c(struct x64 *a, u64 fn, bool flags)
 	thunk_call(a, fn);
 	thunk_rsp(a, 8);
 	x64_op(a, &(struct x64_op){ .opcode = 0x84, .reg = RAX, .rm = RAX }); /* TEST AL, AL */
-	leave = emit_jcc(a, 4);
+	leave = emit_jcc(a, CC_E);
 	thunk_reload(a);
 	if (flags)
 		emit_flags_load(a);
@@ -110,7 +111,8 @@ static void thunk_trap(struct x64 *a)
 	thunk_return(a);
 }
 
-/* To rip T0, not in hot.near[], T1 its entry of the fetch TLB: by its host address, and put it there. */
+/* To rip T0, not in hot.near[], T1 its entry of the fetch TLB: by its host address, and put it
+ * there. */
 static void thunk_far(struct x64 *a, u8 *leave_rip)
 {
 	struct x64_op at = { .w = true, .rm = T2, .mem = true, .gs = true, .gs_base = true };
@@ -120,24 +122,33 @@ static void thunk_far(struct x64 *a, u8 *leave_rip)
 	x64_mov_rr(a, T2, T1);
 	emit_shift(a, 5, true, T2, 12);
 	emit_rr(a, 0x31, true, T2, T1);
-	x64_alu_imm(a, 4, false, T2, (1 << JUMP_BITS) - 1);
+	x64_alu_imm(a, OP_AND, false, T2, (1 << JUMP_BITS) - 1);
 	emit_shift(a, 4, false, T2, 4);
 	at.opcode = 0x39, at.reg = T1, at.disp = GS_OFF(hot.jump);
 	x64_op(a, &at);
-	emit_patch(emit_jcc(a, 5), leave_rip);
+	emit_patch(emit_jcc(a, CC_NE), leave_rip);
 	at.opcode = 0x8b, at.disp = GS_OFF(hot.jump) + 8;
 	x64_op(a, &at);
 	emit_near_index(a);
 	at.opcode = 0x89, at.disp = GS_OFF(hot.near) + 8;
 	x64_op(a, &at);
 	x64_mov_rr(a, T1, T0);
-	x64_op(a, &(struct x64_op){ .opcode = 0x33, .w = true, .reg = T1, .mem = true, .gs = true,
+	x64_op(a, &(struct x64_op){ .opcode = 0x33,
+				    .w = true,
+				    .reg = T1,
+				    .mem = true,
+				    .gs = true,
 				    .disp = GS_OFF(hot.near_key) });
 	at.disp = GS_OFF(hot.near);
 	x64_op(a, &at);
-	x64_alu_imm(a, 4, true, T0, -(s32)PAGE_SIZE);
+	x64_alu_imm(a, OP_AND, true, T0, -(s32)PAGE_SIZE);
 	x64_store_gs(a, T0, GS_OFF(code_rip));
-	x64_op(a, &(struct x64_op){ .opcode = 0xff, .reg = 4, .rm = T2, .mem = true, .gs = true, .gs_base = true,
+	x64_op(a, &(struct x64_op){ .opcode = 0xff,
+				    .reg = 4,
+				    .rm = T2,
+				    .mem = true,
+				    .gs = true,
+				    .gs_base = true,
 				    .disp = GS_OFF(hot.near) + 8 });
 }
 

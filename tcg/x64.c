@@ -32,7 +32,8 @@ static bool index_high(const struct x64_op *o)
 static void x64_vex(struct x64 *a, const struct x64_op *o)
 {
 	x64_u8(a, 0xc4);
-	x64_u8(a, (u8)((o->reg & 8 ? 0 : 0x80) | (index_high(o) ? 0 : 0x40) | (o->rm & 8 ? 0 : 0x20) | o->map));
+	x64_u8(a, (u8)((o->reg & 8 ? 0 : 0x80) | (index_high(o) ? 0 : 0x40) |
+		       (o->rm & 8 ? 0 : 0x20) | o->map));
 	x64_u8(a, (u8)((o->w ? 0x80 : 0) | (~o->vvvv & 15) << 3 | (o->l ? 4 : 0) | o->pp));
 }
 
@@ -54,7 +55,8 @@ static void x64_legacy(struct x64 *a, const struct x64_op *o)
 		x64_u8(a, o->map == X64_MAP_0F38 ? 0x38 : 0x3a);
 }
 
-/* No base, or no base and no index: both need a SIB byte in 64-bit mode, and 32 bits of displacement. */
+/* No base, or no base and no index: both need a SIB byte in 64-bit mode, and 32 bits of
+ * displacement. */
 static void x64_absolute(struct x64 *a, const struct x64_op *o, u8 reg)
 {
 	x64_u8(a, reg | RSP_BITS);
@@ -99,29 +101,50 @@ void x64_op(struct x64 *a, const struct x64_op *o)
 
 void x64_load(struct x64 *a, unsigned dst, unsigned base, s32 disp)
 {
-	x64_op(a, &(struct x64_op){ .opcode = 0x8b, .w = true, .reg = (u8)dst, .rm = (u8)base, .mem = true, .disp = disp });
+	x64_op(a, &(struct x64_op){ .opcode = 0x8b,
+				    .w = true,
+				    .reg = (u8)dst,
+				    .rm = (u8)base,
+				    .mem = true,
+				    .disp = disp });
 }
 
 void x64_load_gs(struct x64 *a, unsigned dst, s32 disp)
 {
-	x64_op(a, &(struct x64_op){ .opcode = 0x8b, .w = true, .reg = (u8)dst, .mem = true, .gs = true, .disp = disp });
+	x64_op(a, &(struct x64_op){ .opcode = 0x8b,
+				    .w = true,
+				    .reg = (u8)dst,
+				    .mem = true,
+				    .gs = true,
+				    .disp = disp });
 }
 
 void x64_store_gs(struct x64 *a, unsigned src, s32 disp)
 {
-	x64_op(a, &(struct x64_op){ .opcode = 0x89, .w = true, .reg = (u8)src, .mem = true, .gs = true, .disp = disp });
+	x64_op(a, &(struct x64_op){ .opcode = 0x89,
+				    .w = true,
+				    .reg = (u8)src,
+				    .mem = true,
+				    .gs = true,
+				    .disp = disp });
 }
 
 void x64_lea(struct x64 *a, unsigned dst, unsigned base, s32 disp)
 {
-	x64_op(a, &(struct x64_op){ .opcode = 0x8d, .w = true, .reg = (u8)dst, .rm = (u8)base, .mem = true, .disp = disp });
+	x64_op(a, &(struct x64_op){ .opcode = 0x8d,
+				    .w = true,
+				    .reg = (u8)dst,
+				    .rm = (u8)base,
+				    .mem = true,
+				    .disp = disp });
 }
 
 void x64_alu_imm(struct x64 *a, unsigned digit, bool w, unsigned reg, s32 imm)
 {
 	bool byte = imm == (s8)imm;
 
-	x64_op(a, &(struct x64_op){ .opcode = byte ? 0x83 : 0x81, .w = w, .reg = (u8)digit, .rm = (u8)reg });
+	x64_op(a, &(struct x64_op){
+			  .opcode = byte ? 0x83 : 0x81, .w = w, .reg = (u8)digit, .rm = (u8)reg });
 	if (byte)
 		x64_u8(a, (u8)imm);
 	else

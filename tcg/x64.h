@@ -10,7 +10,8 @@ struct x64 {
 
 enum x64_map { X64_MAP_1, X64_MAP_0F, X64_MAP_0F38, X64_MAP_0F3A };
 
-/* One instruction by its fields.  Register numbers 0-15; the register file is the opcode's business. */
+/* One instruction by its fields.  Register numbers 0-15; the register file is the opcode's
+ * business. */
 struct x64_op {
 	u8 map, opcode;
 	u8 pp;     /* 0 none, 1 66, 2 F3, 3 F2 */

@@ -1,12 +1,18 @@
-/* trans.c - the translator against the interpreter: loops of random instructions, made from the rows of
- * ops.def, with branches, memory operands, pushes and pops, run long enough to be translated; all state
- * must agree, faults included. */
+/* trans.c - the translator against the interpreter: loops of random instructions, made from the
+ * rows of ops.def, with branches, memory operands, pushes and pops, run long enough to be
+ * translated; all state must agree, faults included. */
 #include "../../tcg/native.h"
 #include "../../tcg/trans.h"
 #include "cpu_kit.h"
 
-enum { DATA_AT = KIT_DATA, DATA_BYTES = 0x2000, HOLE = KIT_DATA + DATA_BYTES, ROUNDS = 60, COUNTER = 0x800,
-       STACK_BYTES = 0x2000 };
+enum {
+	DATA_AT = KIT_DATA,
+	DATA_BYTES = 0x2000,
+	HOLE = KIT_DATA + DATA_BYTES,
+	ROUNDS = 60,
+	COUNTER = 0x800,
+	STACK_BYTES = 0x2000
+};
 
 struct pair {
 	struct cpu_kit *trans, *interp;
@@ -27,8 +33,8 @@ static bool self_wanted(const struct op *op)
 {
 	insn_fn f = op->exec.self;
 
-	return f == exec_MUL || f == exec_IMUL1 || f == exec_MULX || f == exec_XCHG || f == exec_XADD ||
-	       f == exec_CMPXCHG || f == exec_NOP || f == exec_CLD;
+	return f == exec_MUL || f == exec_IMUL1 || f == exec_MULX || f == exec_XCHG ||
+	       f == exec_XADD || f == exec_CMPXCHG || f == exec_NOP || f == exec_CLD;
 }
 
 static bool row_wanted(const struct op *op)
@@ -49,7 +55,8 @@ static void row_encode(const struct op *op, u8 *p)
 	static const u8 bases[] = { RSI, RBX, R10 & 7, R14 & 7 };
 	bool vex = op->map >= MAP_V0F, x87 = op->map >= MAP_D8 && op->map <= MAP_DF, high = false;
 	unsigned pp = op->pp & PP_NP ? 0 : (unsigned)__builtin_ctz(op->pp), map;
-	u8 rex = test_random() % 2 ? 0x40 | (u8)(test_random() & 15) : 0, modrm = (u8)test_random(), *start;
+	u8 rex = test_random() % 2 ? 0x40 | (u8)(test_random() & 15) : 0, modrm = (u8)test_random(),
+	   *start;
 	unsigned base = (unsigned)(test_random() % 4);
 
 	if (op->pp == PP_ANY && test_random() % 4 == 0)
@@ -73,7 +80,8 @@ static void row_encode(const struct op *op, u8 *p)
 		map = op->map - MAP_V0F + 1;
 		*p++ = 0xc4;
 		*p++ = (u8)(r | 0x40 | b | map);
-		*p++ = (u8)((test_random() & 0xf8) | (op->lw & LW_L0 ? op->lw & LW_L1 ? test_random() & 4 : 0 : 4) | pp);
+		*p++ = (u8)((test_random() & 0xf8) |
+			    (op->lw & LW_L0 ? op->lw & LW_L1 ? test_random() & 4 : 0 : 4) | pp);
 	} else {
 		static const u8 prefix[] = { 0, 0x66, 0xf3, 0xf2 };
 
@@ -101,16 +109,19 @@ static void row_encode(const struct op *op, u8 *p)
 static bool writes_reserved(const struct insn *in)
 {
 	for (unsigned n = 0; n < in->nopd && n < 2; n++)
-		if (in->op->flags & (n ? F_W1 : F_W0) && (in->opd[n].kind == OPD_REG || in->opd[n].kind == OPD_REGH) &&
+		if (in->op->flags & (n ? F_W1 : F_W0) &&
+		    (in->opd[n].kind == OPD_REG || in->opd[n].kind == OPD_REGH) &&
 		    reserved(in->opd[n].reg))
 			return true;
-	return in->op->exec.self == exec_XCHG && in->opd[1].kind == OPD_REG && reserved(in->opd[1].reg);
+	return in->op->exec.self == exec_XCHG && in->opd[1].kind == OPD_REG &&
+	       reserved(in->opd[1].reg);
 }
 
 static bool memory_wanted(const struct insn *in)
 {
 	for (unsigned n = 0; n < in->nopd; n++)
-		if (in->opd[n].kind == OPD_MEM && (in->index != REG_NONE || in->base >= 16 || !reserved(in->base)))
+		if (in->opd[n].kind == OPD_MEM &&
+		    (in->index != REG_NONE || in->base >= 16 || !reserved(in->base)))
 			return false;
 	return in->opd[0].kind != OPD_STR_DST;
 }
@@ -125,8 +136,8 @@ static bool add_row(struct program *p, const struct op *op)
 
 	row_encode(op, bytes);
 	len = decode(&in, bytes, INSN_MAX, MODE_64);
-	if (len <= 0 || in.op != op || in.asize != 8 || in.prefixes & (PFX_LOCK | PFX_SEG) || writes_reserved(&in) ||
-	    !memory_wanted(&in))
+	if (len <= 0 || in.op != op || in.asize != 8 || in.prefixes & (PFX_LOCK | PFX_SEG) ||
+	    writes_reserved(&in) || !memory_wanted(&in))
 		return false;
 	if (op_flags_before(&in, 0) & p->undefined)
 		return false;
@@ -144,10 +155,10 @@ static void add_bytes(struct program *p, const void *bytes, unsigned n)
 	p->at[p->insns++] = p->n;
 	p->n += n;
 }
-#define ADD(p, ...)                                                                                \
-	do {                                                                                       \
-		const u8 b_[] = { __VA_ARGS__ };                                                   \
-		add_bytes(p, b_, sizeof b_);                                                       \
+#define ADD(p, ...)                              \
+	do {                                     \
+		const u8 b_[] = { __VA_ARGS__ }; \
+		add_bytes(p, b_, sizeof b_);     \
 	} while (0)
 
 static void add_stack(struct program *p)
@@ -159,19 +170,17 @@ static void add_stack(struct program *p)
 	case 0: ADD(p, (u8)(0x50 + reg), (u8)(0x58 + regs[test_random() % sizeof regs])); break;
 	case 1: ADD(p, 0x41, (u8)(0x50 + (R9 & 7)), 0x41, (u8)(0x58 + (R15 & 7))); break;
 	case 2: ADD(p, 0x6a, (u8)test_random(), (u8)(0x58 + reg)); break;
-	case 3: ADD(p, 0xff, 0x76, (u8)test_random(), (u8)(0x58 + reg)); break;   /* push [rsi + x] */
-	case 4: ADD(p, 0xe8, 0, 0, 0, 0, (u8)(0x58 + reg)); break;                /* call $; pop */
-	default: /* call over a jump to a ret */
-		ADD(p, 0xe8, 2, 0, 0, 0, 0xeb, 1, 0xc3);
-		break;
+	case 3: ADD(p, 0xff, 0x76, (u8)test_random(), (u8)(0x58 + reg)); break; /* push [rsi + x] */
+	case 4: ADD(p, 0xe8, 0, 0, 0, 0, (u8)(0x58 + reg)); break; /* call $; pop */
+	default: /* call over a jump to a ret */ ADD(p, 0xe8, 2, 0, 0, 0, 0xeb, 1, 0xc3); break;
 	}
 }
 
 /* A conditional jump over instructions that come later. */
 static void add_branch(struct program *p, const struct op *const *rows, unsigned n)
 {
-	static const u16 reads[8] = { FL_OF, FL_CF, FL_ZF, FL_CF | FL_ZF, FL_SF, FL_PF, FL_SF | FL_OF,
-				      FL_SF | FL_OF | FL_ZF };
+	static const u16 reads[8] = { FL_OF, FL_CF, FL_ZF,	   FL_CF | FL_ZF,
+				      FL_SF, FL_PF, FL_SF | FL_OF, FL_SF | FL_OF | FL_ZF };
 	u8 cond = (u8)(test_random() & 15);
 	unsigned at, skipped = 1 + (unsigned)(test_random() % 3);
 	u16 undefined = p->undefined;
@@ -212,9 +221,10 @@ static void program_make(struct program *p, const struct op *const *rows, unsign
 		else
 			add_row(p, rows[test_random() % n]);
 	}
-	ADD(p, 0x48, 0xff, 0x8e, COUNTER & 0xff, COUNTER >> 8, 0, 0); /* dec qword [rsi + COUNTER] */
-	ADD(p, 0x0f, 0x85, 0, 0, 0, 0);                               /* jnz to the start */
-	back = (u32)-(s32)p->n;
+	ADD(p, 0x48, 0xff, 0x8e, COUNTER & 0xff, COUNTER >> 8, 0,
+	    0); /* dec qword [rsi + COUNTER] */
+	ADD(p, 0x0f, 0x85, 0, 0, 0, 0); /* jnz to the start */
+	back = (u32) - (s32)p->n;
 	memcpy(p->code + p->n - 4, &back, 4);
 	ADD(p, 0xf4);
 }
@@ -231,7 +241,8 @@ static void kit_start(struct cpu_kit *k, const struct program *p, u64 seed)
 	st32(s->xsave + FXSAVE_MXCSR_OFF, seed % 5 ? 0x1f80 : 0x1f80 & ~(1u << (7 + seed % 6)));
 	st64(s->xsave + XSAVE_HEADER_OFF, 3);
 	for (unsigned i = 0; i < 256; i++)
-		s->xsave[FXSAVE_XMM_OFF + i] = (u8)(x = x * 6364136223846793005 + 1442695040888963407) >> 5;
+		s->xsave[FXSAVE_XMM_OFF + i] =
+			(u8)(x = x * 6364136223846793005 + 1442695040888963407) >> 5;
 	for (unsigned i = 0; i < DATA_BYTES; i += 8)
 		st64(k->ram + DATA_AT + i, (x = x * 6364136223846793005 + 1442695040888963407));
 	memset(k->ram + KIT_STACK - STACK_BYTES / 2, 0x5a, STACK_BYTES);
@@ -272,7 +283,8 @@ static bool same(struct pair *p)
 	struct tcg_cpu *ca = p->trans->c, *cb = p->interp->c;
 	bool fault = ca->exc.vector != EXC_NONE;
 
-	if (ca->exc.vector != cb->exc.vector || a->rip != b->rip || memcmp(a->gpr, b->gpr, sizeof a->gpr) != 0)
+	if (ca->exc.vector != cb->exc.vector || a->rip != b->rip ||
+	    memcmp(a->gpr, b->gpr, sizeof a->gpr) != 0)
 		return false;
 	if (fault ? ca->exc.cr2 != cb->exc.cr2 || ca->exc.error != cb->exc.error : ca->cc != cb->cc)
 		return false;
@@ -280,8 +292,8 @@ static bool same(struct pair *p)
 	    memcmp(a->xsave + 576, b->xsave + 576, 256))
 		return false;
 	return !memcmp(p->trans->ram + DATA_AT, p->interp->ram + DATA_AT, DATA_BYTES) &&
-	       !memcmp(p->trans->ram + KIT_STACK - STACK_BYTES / 2, p->interp->ram + KIT_STACK - STACK_BYTES / 2,
-		       STACK_BYTES);
+	       !memcmp(p->trans->ram + KIT_STACK - STACK_BYTES / 2,
+		       p->interp->ram + KIT_STACK - STACK_BYTES / 2, STACK_BYTES);
 }
 
 static void tell(struct pair *p, const struct program *g)
@@ -297,18 +309,20 @@ static void tell(struct pair *p, const struct program *g)
 		printf("    %x: %s\n", KIT_CODE + at, text);
 		at += len > 0 ? (unsigned)len : 1;
 	}
-	printf("    translator: exc %u rip %llx cc %x; interpreter: exc %u rip %llx cc %x\n", p->trans->c->exc.vector,
-	       (unsigned long long)a->rip, p->trans->c->cc, p->interp->c->exc.vector, (unsigned long long)b->rip,
-	       p->interp->c->cc);
+	printf("    translator: exc %u rip %llx cc %x; interpreter: exc %u rip %llx cc %x\n",
+	       p->trans->c->exc.vector, (unsigned long long)a->rip, p->trans->c->cc,
+	       p->interp->c->exc.vector, (unsigned long long)b->rip, p->interp->c->cc);
 	for (unsigned i = 0; i < 16; i++)
 		if (a->gpr[i] != b->gpr[i])
-			printf("    r%u: %llx, %llx\n", i, (unsigned long long)a->gpr[i], (unsigned long long)b->gpr[i]);
+			printf("    r%u: %llx, %llx\n", i, (unsigned long long)a->gpr[i],
+			       (unsigned long long)b->gpr[i]);
 	for (unsigned i = 0; i < XSAVE_BYTES; i++)
 		if (a->xsave[i] != b->xsave[i] && (i < 6 || i >= 24))
 			printf("    xsave[%u]: %x, %x\n", i, a->xsave[i], b->xsave[i]);
 	for (unsigned i = 0; i < DATA_BYTES; i++)
 		if (p->trans->ram[DATA_AT + i] != p->interp->ram[DATA_AT + i])
-			printf("    data[%x]: %x, %x\n", i, p->trans->ram[DATA_AT + i], p->interp->ram[DATA_AT + i]);
+			printf("    data[%x]: %x, %x\n", i, p->trans->ram[DATA_AT + i],
+			       p->interp->ram[DATA_AT + i]);
 }
 
 static struct pair pair_new(void)

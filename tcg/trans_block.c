@@ -1,0 +1,213 @@
+/* trans_block.c - host code for one block: what it needs to know, its entries, its instructions,
+ * and what rarely runs behind them. */
+#include "trans.h"
+
+enum { NOP_BYTES = 5 };
+
+static void emit_liveness(struct emit *e)
+{
+	unsigned n = (unsigned)e->b->insns;
+
+	e->live[n] = FL_ARITH;
+	while (n--) {
+		e->live[n] = op_flags_before(&e->b->insn[n], e->live[n + 1]);
+		if (insn_way(&e->b->insn[n]) == WAY_OP && e->b->insn[n].op->cls == CLS_NATIVE)
+			e->fp_need |= op_fp_need(&e->b->insn[n]);
+	}
+}
+
+/* Does the block touch EFLAGS for its own ends before it looks at the guest's? */
+static bool begins_with_clobber(const struct emit *e)
+{
+	for (unsigned i = 0; i < (unsigned)e->b->insns; i++) {
+		const struct insn *in = &e->b->insn[i];
+
+		switch (insn_way(in)) {
+		case WAY_NOP:
+		case WAY_LEA: break;
+		case WAY_JCC:
+		case WAY_RCX: return false;
+		case WAY_JMP: return in->opd[0].kind != OPD_REL;
+		case WAY_OP:
+			for (unsigned n = 0; n < in->nopd; n++)
+				if (in->opd[n].kind == OPD_MEM)
+					return true;
+			if (op_flags_needed(in, e->live[i + 1]))
+				return false;
+			break;
+		default: return true;
+		}
+	}
+	return false;
+}
+
+static void emit_nop(struct x64 *a)
+{
+	static const u8 nop[NOP_BYTES] = { 0x0f, 0x1f, 0x44, 0, 0 };
+
+	for (unsigned i = 0; i < NOP_BYTES; i++)
+		x64_u8(a, nop[i]);
+}
+
+/* Pay for the block, EFLAGS changed. */
+static u8 *emit_budget(struct emit *e)
+{
+	emit_gs_imm(e->a, OP_SUB, GS_OFF(budget), (u32)e->b->insns);
+	return emit_jcc(e->a, CC_S);
+}
+
+/* The same, EFLAGS kept: the top byte of what is left is not 0. */
+static u8 *emit_budget_quiet(struct emit *e)
+{
+	struct x64 *a = e->a;
+	u8 *short_jump, *fail;
+
+	x64_mov_rr(a, T0, RCX);
+	x64_op(a, &(struct x64_op){ .opcode = 0x8b,
+				    .reg = RCX,
+				    .mem = true,
+				    .gs = true,
+				    .disp = GS_OFF(budget) });
+	x64_op(a,
+	       &(struct x64_op){
+		       .opcode = 0x8d, .reg = RCX, .rm = RCX, .mem = true, .disp = -e->b->insns });
+	x64_op(a, &(struct x64_op){ .opcode = 0x89,
+				    .reg = RCX,
+				    .mem = true,
+				    .gs = true,
+				    .disp = GS_OFF(budget) });
+	x64_op(a, &(struct x64_op){ .map = X64_MAP_0F,
+				    .opcode = 0xb6,
+				    .reg = RCX,
+				    .mem = true,
+				    .gs = true,
+				    .disp = GS_OFF(budget) + 3 });
+	x64_u8(a, 0xe3);
+	x64_u8(a, 0);
+	short_jump = a->p;
+	x64_mov_rr(a, RCX, T0);
+	x64_u8(a, 0xe9);
+	x64_u32(a, 0);
+	fail = a->p - 4;
+	if (!a->full)
+		short_jump[-1] = (u8)(a->p - short_jump);
+	x64_mov_rr(a, RCX, T0);
+	return fail;
+}
+
+static void emit_fp_entry(struct emit *e)
+{
+	struct x64 *a = e->a;
+	u32 need = 0;
+
+	for (unsigned i = 0; i < 4; i++)
+		need |= e->fp_need >> i & 1 ? 0xffu << 8 * i : 0;
+	need &= 0x01010101;
+	x64_op(a, &(struct x64_op){ .opcode = 0x8b,
+				    .reg = T0,
+				    .mem = true,
+				    .gs = true,
+				    .disp = GS_OFF(fp_live) });
+	x64_alu_imm(a, OP_AND, false, T0, (s32)need);
+	x64_alu_imm(a, OP_CMP, false, T0, (s32)need);
+	late_add(e, emit_jcc(a, CC_NE), NULL)->back = a->p;
+}
+
+/* Both entries and the check of the budget; what is known of the flags afterwards is in e. */
+static u8 *emit_entries(struct emit *e)
+{
+	struct x64 *a = e->a;
+	bool live = e->live[0], split = e->b->key & KEY_SPLIT;
+	bool clobber = live && (split || e->fp_need || begins_with_clobber(e));
+	u8 *fail;
+
+	if (clobber) {
+		e->tb->enter_reg = emit_off(e, a->p);
+		emit_flags_save(a);
+		e->tb->enter_mem = emit_off(e, a->p);
+	} else {
+		e->tb->enter_mem = emit_off(e, a->p);
+		if (live)
+			emit_flags_load(a);
+		else
+			emit_nop(a);
+		e->tb->enter_reg = emit_off(e, a->p);
+	}
+	e->in_mem = clobber;
+	e->in_reg = live && !clobber;
+	if (split) {
+		emit_imm64(a, T0, (u64)e->b);
+		emit_call(a, trans_rw(e->t, e->t->split));
+	}
+	if (e->fp_need)
+		emit_fp_entry(e);
+	e->tb->fp_need = e->fp_need;
+	e->tb->fp_mem = e->in_reg || split ? e->tb->enter_mem : emit_off(e, a->p);
+	e->tb->fp_reg = clobber || split ? e->tb->enter_reg : emit_off(e, a->p);
+	fail = e->in_reg ? emit_budget_quiet(e) : emit_budget(e);
+	e->tb->pass_mem = e->in_reg || split ? e->tb->enter_mem : emit_off(e, a->p);
+	e->tb->pass_reg = clobber || split ? e->tb->enter_reg : emit_off(e, a->p);
+	return fail;
+}
+
+static void emit_lates(struct emit *e)
+{
+	struct x64 *a = e->a;
+
+	for (unsigned i = 0; i < e->lates; i++) {
+		const struct late *l = &e->late[i];
+		u32 thunk = !l->in     ? e->t->fp
+			    : l->group ? e->t->group
+			    : l->flags ? e->t->step_flags
+				       : e->t->step;
+
+		emit_patch(l->jump, a->p);
+		if (l->group)
+			emit_imm64(a, T1, l->group);
+		emit_imm64(a, T0, l->in ? (u64)l->in : (u64)e->b);
+		emit_call(a, trans_rw(e->t, thunk));
+		if (l->back)
+			emit_jump(a, l->back);
+		else
+			x64_u8(a, 0xcc); /* a jump or call never comes back */
+	}
+}
+
+static void emit_dead(struct emit *e, u8 *budget_fail, bool in_reg, bool in_mem)
+{
+	struct x64 *a = e->a;
+	u32 start = EXIT_AT | e->b->insn[0].pgoff;
+
+	emit_patch(budget_fail, a->p);
+	e->in_mem = in_mem || !in_reg;
+	if (!e->in_mem)
+		emit_flags_save(a);
+	e->in_mem = true;
+	emit_gs_imm(a, OP_ADD, GS_OFF(budget), (u32)e->b->insns);
+	emit_leave(e, start);
+	e->tb->dead_reg = emit_off(e, a->p);
+	emit_flags_save(a);
+	e->tb->dead_mem = emit_off(e, a->p);
+	emit_leave(e, start);
+}
+
+bool trans_emit(struct tcg_cpu *c, struct block *b, struct trans_block *tb, struct x64 *a)
+{
+	struct emit e = { .a = a, .c = c, .t = c->trans, .b = b, .tb = tb };
+	unsigned n = (unsigned)b->insns, i;
+	bool in_reg, in_mem;
+	u8 *fail;
+
+	emit_liveness(&e);
+	group_plan(&e);
+	fail = emit_entries(&e);
+	in_reg = e.in_reg;
+	in_mem = e.in_mem;
+	for (i = 0; i < n; i++)
+		emit_insn(&e, i);
+	if (insn_way(&b->insn[n - 1]) < WAY_JCC)
+		emit_go(&e, b->insn[n].pgoff, 0); /* what ends a block leaves by itself, mostly */
+	emit_lates(&e);
+	emit_dead(&e, fail, in_reg, in_mem);
+	return !a->full;
+}
