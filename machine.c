@@ -177,6 +177,7 @@ static void machine_stop(struct machine *m, int status)
 static int machine_reload(struct machine *m, struct err *e)
 {
 	struct cpu_state bsp;
+	u64 tsc_offset;
 	int rc;
 
 	for (u32 i = 0; i < m->mem.n; i++)
@@ -185,6 +186,7 @@ static int machine_reload(struct machine *m, struct err *e)
 	board_reset(m);
 	cpu_state_reset(&bsp, true);
 	rc = boot_load(&m->boot, &m->mem, &bsp, e);
+	tsc_offset = -host_rdtsc(); /* read once: all guest TSCs agree to the cycle */
 	for (u32 i = 0; i < m->nr_vcpus; i++) {
 		struct vcpu *v = m->vcpus[i];
 
@@ -194,7 +196,7 @@ static int machine_reload(struct machine *m, struct err *e)
 			cpu_state_reset(&v->s, false);
 		if (m->cfg->kernel)
 			boot_memory_types(&v->s);
-		v->s.tsc_offset = -host_rdtsc();
+		v->s.tsc_offset = tsc_offset;
 		if (v->apic)
 			lapic_power_on(v->apic);
 	}
@@ -340,6 +342,7 @@ int machine_run(struct machine *m)
 {
 	struct err e;
 	int rc = loop_fd_add(m->loop, m->sigfd, EPOLLIN, machine_signal, m);
+	u64 tsc_offset = -host_rdtsc(); /* read once: all guest TSCs agree to the cycle */
 	int status;
 
 	ASSERT(rc == 0);
@@ -348,7 +351,7 @@ int machine_run(struct machine *m)
 	m->run = RUN_RUNNING;
 	m->request_work = (struct loop_work){ .fn = machine_do_requests, .arg = m };
 	for (u32 i = 0; i < m->nr_vcpus; i++)
-		m->vcpus[i]->s.tsc_offset = -host_rdtsc();
+		m->vcpus[i]->s.tsc_offset = tsc_offset;
 	serial_end_start(m->console, machine_leave, m);
 	for (u32 i = 0; i < m->nr_vcpus; i++) {
 		rc = vcpu_start(m->vcpus[i], &e);

@@ -1,12 +1,12 @@
 #!/bin/bash
 # test.sh OUT [SUITE...]: runs the suites against the programs in OUT, prints one line for each and
-# ends with "N passed, N failed, N skipped" over all of them.  Suites: gate unit oracle fuzz lint e2e.
+# ends with "N passed, N failed, N skipped" over all of them.  Suites: gate unit oracle fuzz lint kvm e2e.
 # A suite's own output goes to OUT/test-SUITE.log; what failed or was skipped is shown here too.
 set -u
 cd "$(dirname "$0")/.." || exit 2
 out=$1
 shift
-[ $# -gt 0 ] || set -- gate unit oracle fuzz lint e2e
+[ $# -gt 0 ] || set -- gate unit oracle fuzz lint kvm e2e
 passed=0 failed=0 skipped=0
 
 # add NAME LOG STATUS: takes "N passed, N failed, N skipped" from the log's last such line
@@ -37,6 +37,12 @@ suite_oracle()
 }
 suite_fuzz() { scripts/fuzz.sh --replay "$out/fuzz"; }
 suite_lint() { scripts/lint.sh --quick "$out"; }
+# With a /dev/kvm of the host's own, suite_unit has run these tests already.
+suite_kvm()
+{
+	[ ! -w /dev/kvm ] || { echo "SKIP kvm nested: the host has KVM, see unit"; echo "0 passed, 0 failed, 1 skipped"; return; }
+	timeout 300 scripts/kvm-nested.sh "$out/mvm-test" kvm_
+}
 suite_e2e() { python3 tests/e2e/run.py --mvm "$out/mvm"; }
 
 for suite in "$@"; do
