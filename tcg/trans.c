@@ -437,6 +437,7 @@ static void *trans_pool(size_t bytes)
 
 int trans_init(struct tcg_cpu *c, struct err *e)
 {
+	const u64 asked = c->v.env->tcg_cache_bytes;
 	struct trans *t = calloc(1, sizeof *t);
 	int rc;
 
@@ -446,7 +447,7 @@ int trans_init(struct tcg_cpu *c, struct err *e)
 	t->pool = trans_pool(TRANS_BLOCKS * sizeof *t->pool);
 	t->site = trans_pool(TRANS_SITES * sizeof *t->site);
 	rc = t->pool && t->site
-		     ? cache_init(&t->cache, CACHE_BYTES, e)
+		     ? cache_init(&t->cache, (u32)(asked ? asked : CACHE_BYTES), e)
 		     : err_set(e, -ENOMEM, "cpu%u: no memory for the translator", c->v.index);
 	if (rc < 0) {
 		trans_free(c);
