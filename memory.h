@@ -21,6 +21,8 @@ struct memory {
 	struct mem_region region[MEM_REGIONS_MAX]; /* sorted by gpa, not overlapping */
 	u32 n;
 	u64 ram_bytes; /* as the user asked */
+	void *map;     /* RAM with its guards; regions 0 and 1 lie inside */
+	u64 map_bytes; /* 0: none */
 	/* Told after bytes [gpa, gpa+len) were written by a device or the loader; drops code that was
 	 * made from them.  Set by the software CPU, NULL under KVM.  Any thread. */
 	void (*written)(void *ctx, gpa_t gpa, u64 len);

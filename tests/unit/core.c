@@ -26,6 +26,22 @@ TEST(memory_splits_ram_around_the_hole)
 	memory_free(&m);
 }
 
+TEST(memory_has_guards_around_it)
+{
+	struct memory m;
+	struct err e;
+	u8 *ram, vec;
+
+	EQ(memory_init(&m, 2 * MIB, &e), 0);
+	ram = mem_ptr(&m, 0, 1);
+	ram[0] = ram[2 * MIB - 1] = 1;
+	/* a guard takes no write: the kernel says so when it is asked to fill it */
+	EQ(madvise(ram - PAGE_SIZE, PAGE_SIZE, 23 /* MADV_POPULATE_WRITE */), -1);
+	EQ(madvise(ram + 2 * MIB, PAGE_SIZE, 23), -1);
+	memory_free(&m);
+	EQ(mincore(ram - PAGE_SIZE, PAGE_SIZE, &vec), -1); /* nothing is left behind */
+}
+
 TEST(memory_refuses_overlapping_regions)
 {
 	struct memory m;
