@@ -196,6 +196,16 @@ static HANDLER jump_system(struct tcg_cpu *c, const struct insn *in, u16 sel, co
 	return far_task(c, in, TASK_JMP, type == SYS_TASK ? (u16)(d->d >> 16) : sel);
 }
 
+/* What a far jump or call names: a code segment, or a system descriptor for the caller to judge. */
+static bool far_desc(struct tcg_cpu *c, u16 sel, struct desc *d)
+{
+	if (sel_null(sel))
+		return raise_err(c, EXC_GP, 0);
+	if (!desc_fetch(c, EXC_GP, sel, 0, d))
+		return false;
+	return !(d->attr & ATTR_S) || attr_is_code(d->attr) || raise_sel(c, EXC_GP, sel, 0);
+}
+
 const struct insn *exec_JMP_FAR(struct tcg_cpu *c, const struct insn *in)
 {
 	struct seg_reg cs;
@@ -211,16 +221,10 @@ const struct insn *exec_JMP_FAR(struct tcg_cpu *c, const struct insn *in)
 		seg_put_cs_real(c, sel);
 		return far_go(c, off);
 	}
-	if (sel_null(sel))
-		return insn_raise_err(c, in, EXC_GP, 0);
-	if (!desc_fetch(c, EXC_GP, sel, 0, &d))
+	if (!far_desc(c, sel, &d))
 		return insn_fault(c, in);
 	if (!(d.attr & ATTR_S))
 		return jump_system(c, in, sel, &d);
-	if (!attr_is_code(d.attr)) {
-		raise_sel(c, EXC_GP, sel, 0);
-		return insn_fault(c, in);
-	}
 	if (!direct_code(c, sel, &d, off, &cs))
 		return insn_fault(c, in);
 	seg_put(c, SEG_CS, cs);
@@ -270,16 +274,10 @@ const struct insn *exec_CALL_FAR(struct tcg_cpu *c, const struct insn *in)
 		seg_put_cs_real(c, sel);
 		return far_go(c, off);
 	}
-	if (sel_null(sel))
-		return insn_raise_err(c, in, EXC_GP, 0);
-	if (!desc_fetch(c, EXC_GP, sel, 0, &d))
+	if (!far_desc(c, sel, &d))
 		return insn_fault(c, in);
 	if (!(d.attr & ATTR_S))
 		return call_system(c, in, sel, &d);
-	if (!attr_is_code(d.attr)) {
-		raise_sel(c, EXC_GP, sel, 0);
-		return insn_fault(c, in);
-	}
 	if (!direct_code(c, sel, &d, off, &cs) || !push_return(c, in, &k))
 		return insn_fault(c, in);
 	frame_commit_sp(c, &k);

@@ -273,12 +273,6 @@ void mmu_flush_all(struct tcg_cpu *c)
 	c->mmu->pdpte_valid = false;
 }
 
-void mmu_flush_nonglobal(struct tcg_cpu *c)
-{
-	bank_flush(c->mmu->bank[c->mmu->now], true);
-	c->xlat_gen++;
-}
-
 void mmu_flush_page(struct tcg_cpu *c, gva_t lin)
 {
 	struct mmu *m = c->mmu;

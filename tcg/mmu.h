@@ -158,7 +158,6 @@ static inline bool seg_lin(struct tcg_cpu *c, enum sreg seg, u64 off, unsigned s
 
 /* --- TLB maintenance -------------------------------------------------------------------------- */
 void mmu_flush_all(struct tcg_cpu *c);              /* everything, global pages too, all PCIDs */
-void mmu_flush_nonglobal(struct tcg_cpu *c);        /* current PCID */
 void mmu_flush_page(struct tcg_cpu *c, gva_t lin);  /* INVLPG */
 bool mmu_set_cr3(struct tcg_cpu *c, u64 val);       /* PCID, no-flush bit, PAE PDPTEs; false: #GP */
 bool mmu_invpcid(struct tcg_cpu *c, u64 type, u64 pcid, gva_t lin);
