@@ -29,7 +29,8 @@ TEST_SRC := $(sort $(wildcard tests/test.c tests/rig.c tests/unit/*.c tests/cont
 FUZZ_NAMES := $(filter-out replay,$(basename $(notdir $(sort $(wildcard tests/fuzz/*.c)))))
 
 obj = $(patsubst %.c,$(O)/obj/%.o,$(1))
-LIB_OBJ := $(call obj,$(LIB_SRC)) $(if $(SAN),,$(O)/obj/tools/libc_shim.o $(O)/obj/tools/zstd_legacy.o)
+LIB_OBJ := $(call obj,$(LIB_SRC)) $(if $(SAN),,$(O)/obj/tools/start.o $(O)/obj/tools/libc_shim.o \
+	$(O)/obj/tools/zstd_legacy.o)
 GUESTS := $(patsubst tests/guest/%.S,$(O)/guest-tests/%.elf,$(sort $(wildcard tests/guest/*.S)))
 REPLAYS := $(FUZZ_NAMES:%=$(O)/fuzz/%-replay)
 FUZZERS := $(FUZZ_NAMES:%=$(O)/fuzz/%)
@@ -48,12 +49,12 @@ CC := musl-gcc
 CFLAGS := $(COMMON) $(WARN) -Werror -fPIE -isystem $(O)/inc \
 	-mmemset-strategy=unrolled_loop:256:noalign,libcall:-1:noalign \
 	-mmemcpy-strategy=unrolled_loop:256:noalign,libcall:-1:noalign
-# musl-gcc -static-pie would make a dynamic program, so the start files are named here; scripts/gate.sh
-# checks the outcome.
+# musl-gcc -static-pie would make a dynamic program, so the start files are named here, with tools/start.c in
+# place of musl's; scripts/gate.sh checks the outcome.
 MUSL := /usr/lib/x86_64-linux-musl
 gccfile = $(shell gcc -print-file-name=$(1))
-LINK = gcc -static-pie -nostdlib -Wl,-z,relro,-z,now,-z,noexecstack,-z,separate-code \
-	-Wl,--gc-sections,--build-id=sha1,--no-eh-frame-hdr,-Map=$@.map -o $@ $(MUSL)/rcrt1.o $(MUSL)/crti.o $(call gccfile,crtbeginS.o) \
+LINK = gcc -static-pie -nostdlib -Wl,-z,relro,-z,now,-z,noexecstack,-z,separate-code,-z,pack-relative-relocs \
+	-Wl,--gc-sections,--build-id=sha1,--no-eh-frame-hdr,-Map=$@.map -o $@ $(MUSL)/crti.o $(call gccfile,crtbeginS.o) \
 	$(filter %.o,$^) -L$(MUSL) -L/usr/lib/x86_64-linux-gnu $(LIBS:-l%=-l:lib%.a) \
 	-Wl,--start-group -lc -lgcc -lgcc_eh -Wl,--end-group $(call gccfile,crtendS.o) $(MUSL)/crtn.o
 else
@@ -146,7 +147,7 @@ help: ## this list
 need = $(if $(wildcard $(1)),,$(2))
 LIBDIR := /usr/lib/x86_64-linux-gnu
 MISSING := $(strip $(if $(shell command -v gcc),,gcc) \
-	$(call need,/usr/lib/x86_64-linux-musl/rcrt1.o,musl-tools) \
+	$(call need,/usr/lib/x86_64-linux-musl/libc.a,musl-tools) \
 	$(call need,/usr/include/linux/kvm.h,linux-libc-dev) \
 	$(call need,/usr/include/seccomp.h,libseccomp-dev) \
 	$(call need,/usr/include/cap-ng.h,libcap-ng-dev) \
@@ -193,6 +194,9 @@ $(O)/gen/seccomp_filters.h: $(O)/seccomp-gen
 	$(call say,GEN,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$< >$@
+
+# It runs before the canary is set and before the image is relocated.
+$(O)/obj/tools/start.o: CFLAGS += -fno-stack-protector
 
 $(O)/obj/seccomp/filter.o $(O)/fuzz-obj/seccomp/filter.o: | $(O)/gen/seccomp_filters.h
 

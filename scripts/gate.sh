@@ -19,6 +19,7 @@ has "$segs" 'GNU_STACK .* RW +0x' || fail "the stack is executable"
 ! has "$dyn" '\(NEEDED\)' || fail "needs a shared library"
 ! has "$dyn" TEXTREL || fail "has text relocations"
 has "$dyn" 'BIND_NOW|NOW' || fail "not bound at start"
+! has "$dyn" '\(RELASZ\) +[1-9]' || fail "has relocations that tools/start.c does not apply"
 size=$(stat -c %s "$file")
 [ "$size" -le $max ] || fail "$size bytes, more than $max"
 [ "${2:-}" != -v ] || echo "gate: $file: $size bytes of $max, static-pie, RELRO, BIND_NOW, NX"

@@ -100,3 +100,16 @@ def boot_mark_is_stamped(env):
     check(r.returncode == 0, f"status {r.returncode}: {r.stderr!r}")
     check(b"kernel loaded" in r.stderr, f"no trace of the start: {r.stderr!r}")
     check(b"guest ready" in r.stderr, f"no boot mark: {r.stderr!r}")
+
+
+@test()
+def relocated_data_is_read_only_when_it_runs(env):
+    with Vm(env, "--kernel", env.tiny("spin"), tty=False) as vm:
+        vm.expect("READY", 20)
+        with open(f"/proc/{vm.proc.pid}/maps") as f:
+            own = [line.split() for line in f if line.rstrip().endswith(env.mvm)]
+        check(any(perms == "r-xp" for _, perms, *_ in own), f"mvm does not map itself: {own}")
+        for span, perms, *_ in own:
+            low, high = (int(x, 16) for x in span.split("-"))
+            check("w" not in perms or high - low <= 8192,
+                  f"{span} of {env.mvm} is {perms}: the RELRO segment was not protected")
