@@ -5,7 +5,7 @@
 #include <sys/sysinfo.h>
 
 enum { HOLE_START_GIB = 3, HOLE_END_GIB = 4, OVERCOMMIT_MAX = 2 };
-enum { GUARD_BYTES = 2 << 20 }; /* a huge page, so that RAM keeps its alignment */
+enum { GUARD_BYTES = 2 << 20 }; /* a huge page: RAM is aligned to one */
 
 /* Pages are taken from the host as the guest touches them, so somewhat more than it has is the
  * user's business; far more is a slip of the pen, and would end in the host's OOM killer. */
@@ -37,12 +37,15 @@ int memory_init(struct memory *m, u64 ram_bytes, struct err *e)
 	m->ram_bytes = ram_bytes;
 	/* One mapping, so that huge pages may straddle what the guest sees as two ranges, between two
 	 * guards: what runs past RAM by a mistake of ours must not find mvm's own data. */
-	m->map_bytes = ram_bytes + 2 * GUARD_BYTES;
+	m->map_bytes = ram_bytes + 3 * GUARD_BYTES;
 	m->map = mmap(NULL, m->map_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	host = (u8 *)m->map + GUARD_BYTES;
+	host = (u8 *)ALIGN_UP((uintptr_t)m->map + GUARD_BYTES, GUARD_BYTES);
 	if (m->map == MAP_FAILED || mprotect(host, ram_bytes, PROT_READ | PROT_WRITE) < 0)
 		return err_set(e, -errno, "guest memory: cannot map %llu MiB (%s); give less with --mem",
 			       (unsigned long long)(ram_bytes / MIB), strerror(errno));
+	/* One fault of the host for 2 MiB, where it has huge pages: else a boot spends a sixth of its
+	 * time in faults. */
+	madvise(host, ram_bytes, MADV_HUGEPAGE);
 	rc = memory_add(m, 0, low, host, false, e);
 	if (rc == 0 && ram_bytes > low)
 		rc = memory_add(m, HOLE_END_GIB * GIB, ram_bytes - low, host + low, false, e);

@@ -42,6 +42,18 @@ TEST(memory_has_guards_around_it)
 	EQ(mincore(ram - PAGE_SIZE, PAGE_SIZE, &vec), -1); /* nothing is left behind */
 }
 
+TEST(memory_starts_at_a_huge_page)
+{
+	for (u64 bytes = PAGE_SIZE; bytes < 8 * MIB; bytes = 3 * bytes + PAGE_SIZE) {
+		struct memory m;
+		struct err e;
+
+		EQ(memory_init(&m, bytes, &e), 0);
+		EQ((uintptr_t)mem_ptr(&m, 0, 1) % (2 * MIB), 0);
+		memory_free(&m);
+	}
+}
+
 TEST(memory_refuses_overlapping_regions)
 {
 	struct memory m;
