@@ -237,7 +237,7 @@ static const struct opt opts[] = {
 	  "virtio disk from a raw image or block device; up to 8, the first is /dev/vda" },
 	{ "mem", 'm', "memory", "SIZE", opt_mem, FIELD(mem_bytes),
 	  "guest RAM; a bare number counts MiB, else K, M, G, T (256M)" },
-	{ "cpus", 'c', NULL, "N", opt_cpus, FIELD(vcpus), "virtual CPUs, 1 to 32 (1)" },
+	{ "cpus", 'c', NULL, "N", opt_cpus, FIELD(vcpus), "virtual CPUs, 1 to 64 (1)" },
 	{ "accel", 0, NULL, "auto|kvm|tcg|interp", opt_accel, FIELD(accel),
 	  "CPU engine: KVM, the software CPU (interpreter and translator), its interpreter alone; auto takes KVM only when real hardware is behind it (auto)" },
 	{ "serial", 0, NULL, "stdio|file=PATH|none", opt_serial, 0,

@@ -8,7 +8,7 @@ enum serial_kind { SERIAL_STDIO, SERIAL_FILE, SERIAL_NONE };
 enum irqchip_kind { IRQCHIP_SPLIT, IRQCHIP_KERNEL, IRQCHIP_USER };
 enum transport { TRANSPORT_AUTO, TRANSPORT_MMIO, TRANSPORT_PCI };
 enum kernel_entry { ENTRY_AUTO, ENTRY_64, ENTRY_16 };
-enum { DISKS_MAX = 8, CPUS_MAX = 32 };
+enum { DISKS_MAX = 8, CPUS_MAX = 64 };
 
 struct disk_config {
 	const char *path;

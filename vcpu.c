@@ -176,6 +176,8 @@ void vcpu_request(struct vcpu *v, u32 bits)
 	if (bits & VREQ_NMI)
 		atomic_fetch_add(&v->nmis, 1);
 	old = atomic_fetch_or(&v->req, bits);
+	if (bits == VREQ_FLUSH && atomic_load(&v->sleeping))
+		return; /* it takes its requests before it runs again: soon enough to forget code */
 
 	/* seq_cst here and in vcpu_sleep: either we see it sleeping or it sees the bits. */
 	if (atomic_exchange(&v->sleeping, 0))
@@ -187,13 +189,15 @@ void vcpu_request(struct vcpu *v, u32 bits)
 /* Which requests may end a HLT now?  With interrupts off only NMI, INIT, reset and ours do. */
 static u32 vcpu_wake_mask(struct vcpu *v)
 {
+	u32 deaf = VREQ_FLUSH;
+
 	if (v->s.mp_state == MP_WAIT_SIPI || v->s.mp_state == MP_WAIT_INIT)
-		return ~(u32)(VREQ_IRQ | VREQ_EXTINT | VREQ_NMI);
-	if (!(v->s.rflags & BIT(9)))
-		return ~(u32)(VREQ_IRQ | VREQ_EXTINT);
-	if (v->apic && !lapic_accepts_extint(v->apic))
-		return ~(u32)VREQ_EXTINT;
-	return ~0u;
+		deaf |= VREQ_IRQ | VREQ_EXTINT | VREQ_NMI;
+	else if (!(v->s.rflags & BIT(9)))
+		deaf |= VREQ_IRQ | VREQ_EXTINT;
+	else if (v->apic && !lapic_accepts_extint(v->apic))
+		deaf |= VREQ_EXTINT;
+	return ~deaf;
 }
 
 static u64 vcpu_deadline_ns(struct vcpu *v)

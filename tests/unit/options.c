@@ -94,9 +94,9 @@ TEST(options_mistakes_are_named_in_one_line)
 	refused(PARSE("--kernel"), "needs a value");
 	refused(PARSE("--kernel="), "--kernel: is empty");
 	refused(PARSE("--dry-run=yes"), "takes no value");
-	refused(PARSE("-k", "k", "--cpus", "0"), "1 to 32");
-	refused(PARSE("-k", "k", "--cpus", "33"), "1 to 32");
-	refused(PARSE("-k", "k", "--cpus", "2x"), "1 to 32");
+	refused(PARSE("-k", "k", "--cpus", "0"), "1 to 64");
+	refused(PARSE("-k", "k", "--cpus", "65"), "1 to 64");
+	refused(PARSE("-k", "k", "--cpus", "2x"), "1 to 64");
 	refused(PARSE("-k", "k", "--accel", "vmx"), "none of auto,kvm,tcg,interp");
 	refused(PARSE("-k", "k", "--accel", "kvm,"), "none of");
 	refused(PARSE("-k", "k", "--serial", "tcp"), "none of");

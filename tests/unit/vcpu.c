@@ -99,6 +99,27 @@ TEST(vcpu_halted_with_interrupts_off_sleeps_through_interrupts)
 	vcpu_stop(&cpu);
 }
 
+/* Sixty idle CPUs must not be woken for every page of code that one of them changes. */
+TEST(vcpu_halted_sleeps_through_changes_of_code)
+{
+	u32 before;
+
+	start(VEXIT_HALT);
+	cpu.s.rflags |= BIT(9);
+	wait_runs(1);
+	usleep(20000);
+	before = runs;
+	for (int i = 0; i < 50; i++) {
+		vcpu_request(&cpu, VREQ_FLUSH);
+		usleep(1000);
+	}
+	EQ(runs, before);
+	OK(vcpu_pending(&cpu) & VREQ_FLUSH); /* it is still there for the next run */
+	vcpu_request(&cpu, VREQ_NMI);
+	wait_runs(before + 1);
+	vcpu_stop(&cpu);
+}
+
 TEST(vcpu_reports_a_crash_once_and_waits)
 {
 	start(VEXIT_CRASH);
