@@ -71,7 +71,7 @@ struct interp {
 	struct insn one;          /* for interp_one */
 	bool stepping;            /* a repeated instruction does one iteration */
 	bool irq_masked;          /* an interrupt waits for RFLAGS.IF */
-	u32 pauses;
+	u64 pause_tsc, spin_tsc;  /* the last PAUSE; the first of those in quick succession */
 	u64 look_tsc;             /* host TSC when the timer is worth a look */
 	/* Code changed by others: another vCPU's stores, DMA.  guard: inbox_lock */
 	pthread_mutex_t inbox_lock;

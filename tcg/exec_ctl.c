@@ -289,17 +289,28 @@ HANDLER exec_PREFETCH(struct tcg_cpu *c, const struct insn *in)
 	return in + 1;
 }
 
-/* A guest that spins on another vCPU lets it have the host CPU now and then. */
+/* A guest that has been spinning for longer than whoever it waits for should need, if that one
+ * runs, lets it have the host CPU.  A PAUSE long after the last one begins a new spin. */
 HANDLER exec_PAUSE(struct tcg_cpu *c, const struct insn *in)
 {
-	enum { YIELD_EVERY = 64 };
+	enum { GAP_NS = 1000, YIELD_NS = 1000 };
+	u64 now = host_rdtsc(), khz = c->v.env->tsc_khz;
+	struct interp *it = c->interp;
 	long rc;
 
-	if (c->v.env->nr_vcpus > 1 && ++c->interp->pauses % YIELD_EVERY == 0)
+	if (c->v.env->nr_vcpus < 2)
+		return in + 1;
+	__asm__ volatile("pause");
+	if (now - it->pause_tsc > GAP_NS * khz / 1000000)
+		it->spin_tsc = now;
+	it->pause_tsc = now;
+	if (now - it->spin_tsc > YIELD_NS * khz / 1000000) {
 		__asm__ volatile("syscall"
 				 : "=a"(rc)
 				 : "a"(SYS_sched_yield)
 				 : "rcx", "r11", "memory");
+		it->pause_tsc = it->spin_tsc = host_rdtsc();
+	}
 	return in + 1;
 }
 

@@ -96,7 +96,7 @@ static void tcg_push(struct vcpu *v)
 
 static void tcg_kick(struct vcpu *v)
 {
-	atomic_store(&tcg_of(v)->kicked, 1);
+	tcg_hurry(tcg_of(v));
 }
 
 /* --- memory written by others ------------------------------------------------------------- */
@@ -214,7 +214,7 @@ static void timer_poll(struct tcg_cpu *c)
 void interp_timer_moved(struct tcg_cpu *c)
 {
 	c->interp->look_tsc = 0;
-	atomic_store(&c->kicked, 1);
+	tcg_hurry(c);
 }
 
 /* --- events ------------------------------------------------------------------------------- */

@@ -82,7 +82,7 @@ struct tcg_cpu {
 	struct exc exc;
 	u64 code_rip;    /* RIP of offset 0 of the page the running block is in */
 	s32 budget;      /* instructions until timers are looked at again */
-	_Atomic u32 kicked; /* engine.kick: leave the running block, requests are waiting */
+	_Atomic u32 kicked; /* requests are waiting, see tcg_hurry */
 
 	struct tlb *tlb;       /* data and fetch at the current CPL: &tlbs[bank][user] */
 	struct tlb *tlb_sup;   /* supervisor view (descriptor tables, TSS) of the same bank */
@@ -120,6 +120,16 @@ struct tcg_cpu {
 static inline struct tcg_cpu *tcg_of(struct vcpu *v)
 {
 	return container_of(v, struct tcg_cpu, v);
+}
+
+/* Have c leave the code it runs soon.  Any thread.  Translated code looks at the budget alone, so that
+ * is taken away too; a block that is just paying may put back what it read, and then c->kicked is seen
+ * when that is used up. */
+enum { BUDGET_GONE = -(1 << 24) };
+static inline void tcg_hurry(struct tcg_cpu *c)
+{
+	atomic_store(&c->kicked, 1);
+	__atomic_store_n(&c->budget, BUDGET_GONE, __ATOMIC_RELAXED);
 }
 
 /* --- flags ---------------------------------------------------------------------------------- */

@@ -1,6 +1,8 @@
 /* trans.c - the translator against the interpreter: loops of random instructions, made from the
  * rows of ops.def, with branches, memory operands, pushes and pops, run long enough to be
  * translated; all state must agree, faults included. */
+#include <unistd.h>
+
 #include "../../tcg/native.h"
 #include "../../tcg/trans.h"
 #include "cpu_kit.h"
@@ -507,5 +509,40 @@ TEST(trans_runs_an_instruction_that_crosses_a_page_and_sees_it_change)
 	k->ram[KIT_CODE + 0x1001] = 0x55;
 	run_rounds(k, 2, &rax);
 	EQ(rax, 0x55223344);
+	cpu_kit_free(k);
+}
+
+static void *spin_on(void *arg)
+{
+	struct cpu_kit *k = arg;
+
+	native_thread_init(k->c);
+	k->c->budget = BLOCK_DEAD - 1;
+	interp_run(k->c);
+	return NULL;
+}
+
+/* One kick may be lost against a block that is just paying, hence the loop. */
+TEST(trans_is_left_soon_when_kicked)
+{
+	enum { TRIES = 1000, A_MOMENT_US = 200 };
+	struct cpu_kit *k = cpu_kit_new();
+	_Atomic u32 *spins = (_Atomic u32 *)(k->ram + KIT_DATA);
+	pthread_t t;
+	unsigned n = 0;
+
+	/* inc dword [rsi]; jmp back */
+	CODE(k, 0xff, 0x06, 0xeb, 0xfc);
+	k->s->gpr[RSI] = KIT_DATA;
+	EQ(pthread_create(&t, NULL, spin_on, k), 0);
+	while (*spins < 1000)
+		usleep(A_MOMENT_US);
+	do {
+		tcg_engine.kick(k->vcpus[0]);
+		usleep(A_MOMENT_US);
+	} while (__atomic_load_n(&k->c->budget, __ATOMIC_RELAXED) > BUDGET_GONE / 2 && ++n < TRIES);
+	pthread_join(t, NULL);
+	OK(k->c->trans->stat_enters > 0);
+	OK(k->c->budget < BUDGET_GONE / 2);
 	cpu_kit_free(k);
 }
