@@ -595,6 +595,7 @@ static void change_state(struct kvm_cpu *c, u32 req)
 static void take_requests(struct kvm_cpu *c)
 {
 	enum { OURS = VREQ_IRQ | VREQ_NMI | VREQ_INIT | VREQ_SIPI | VREQ_FLUSH | VREQ_RESET };
+	enum { NMIS_MAX = 2 }; /* one is delivered, one waits: the kernel keeps no more either */
 	u32 req = vcpu_pending(&c->v);
 
 	if (!(req & ~(u32)VREQ_EXTINT))
@@ -607,7 +608,8 @@ static void take_requests(struct kvm_cpu *c)
 	if (req & (VREQ_RESET | VREQ_INIT | VREQ_SIPI))
 		change_state(c, req);
 	if (req & VREQ_NMI) {
-		kvm_cpu_ioctl(c, KVM_NMI, NULL, "KVM_NMI");
+		for (u32 n = MIN(atomic_exchange(&c->v.nmis, 0), NMIS_MAX); n; n--)
+			kvm_cpu_ioctl(c, KVM_NMI, NULL, "KVM_NMI");
 		if (c->v.s.mp_state == MP_HALTED)
 			c->v.s.mp_state = MP_RUNNABLE;
 	}

@@ -3,14 +3,12 @@
  * Runs on the vCPU's thread or while it is parked.  PDPTEs are no part of cpu_state: the kernel
  * reads them again from memory.  Our XSAVE area is the first 832 bytes of KVM's, both in standard
  * format: components beyond AVX are not in the CPU model.
- * Source: Linux Documentation/virt/kvm/api.rst; SDM vol 3 "Interrupt Types" for the event numbers.
- */
+ * Source: Linux Documentation/virt/kvm/api.rst. */
 #include "kvm_priv.h"
 
 #include "devices/lapic.h"
 
 enum { MSR_TSC = 0x10, MSR_APIC_BASE = 0x1b, MSR_TSC_DEADLINE = 0x6e0 };
-enum { EVENT_EXTERNAL = 0, EVENT_NMI = 2, EVENT_EXCEPTION = 3, EVENT_SOFT = 4 };
 enum { SHADOW_MOV_SS = 1, SHADOW_STI = 2 }; /* KVM_X86_SHADOW_INT_* */
 enum { XSAVE_HEADER = 512 };
 #define CLOCK_SLACK_NS 1000000 /* less is not worth a step of the guest's clock */

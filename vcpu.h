@@ -65,11 +65,15 @@ struct cpu_state {
 	u8 nmi_blocked;
 	u8 nmi_pending;
 	u8 mp_state;    /* enum mp_state */
-	/* An event that was being delivered when the state was taken (KVM only). */
+	/* An event whose delivery a fault of the host's own interrupted when the state was taken (KVM only);
+	 * event_type: enum state_event. */
 	u8 event_valid, event_type, event_vector, event_has_error;
 	u32 event_error;
 	u8 xsave[XSAVE_BYTES] __attribute__((aligned(64)));
 };
+
+/* As in VMCS and VMCB, SDM vol 3 "Format of the VM-Entry Interruption-Information Field". */
+enum state_event { EVENT_EXTERNAL = 0, EVENT_NMI = 2, EVENT_EXCEPTION = 3, EVENT_SOFT = 4 };
 
 /* Request bits; set by anyone, taken by the vCPU's thread at block ends, exits and wake-ups. */
 enum {

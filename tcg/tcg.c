@@ -225,6 +225,23 @@ static void deliver(struct tcg_cpu *c, enum event_kind kind, u8 vector)
 		c->shutdown = true;
 }
 
+/* Deliver what another engine had begun to.  INT n, INT3 and INTO did not move RIP: they come again by
+ * themselves. */
+static void take_begun_event(struct tcg_cpu *c)
+{
+	struct cpu_state *s = &c->v.s;
+	static const enum event_kind kinds[] = { [EVENT_EXTERNAL] = EV_INTR, [EVENT_NMI] = EV_NMI,
+						 [EVENT_EXCEPTION] = EV_EXC };
+	bool soft = s->event_type >= ARRAY_LEN(kinds) ||
+		    (s->event_type == EVENT_EXCEPTION &&
+		     (s->event_vector == EXC_BP || s->event_vector == EXC_OF));
+
+	s->event_valid = 0;
+	if (!soft && !exc_deliver(c, kinds[s->event_type], s->event_vector, s->event_has_error,
+				  s->event_error))
+		c->shutdown = true;
+}
+
 static bool extint_pending(struct tcg_cpu *c)
 {
 	return vcpu_pending(&c->v) & VREQ_EXTINT && c->v.env->chip && c->v.env->chip->pic &&
@@ -260,6 +277,8 @@ static void take_event(struct tcg_cpu *c)
 	bool irq = (c->v.apic && lapic_pending(c->v.apic) >= 0) || extint_pending(c);
 	int vector;
 
+	if (unlikely(s->event_valid))
+		return take_begun_event(c);
 	c->interp->irq_masked = irq && !(s->rflags & FL_IF);
 	if (!nmi && !(irq && s->rflags & FL_IF))
 		return;

@@ -667,6 +667,42 @@ TEST(interp_two_nmis_at_once_are_two_and_one_waits_behind_a_third)
 	cpu_kit_free(k);
 }
 
+/* --- events of another engine ------------------------------------------------------------- */
+TEST(interp_delivers_the_event_that_another_engine_had_begun)
+{
+	static const struct {
+		u8 type, vector;
+		bool comes;
+	} row[] = {
+		{ EVENT_EXTERNAL, 0x40, true }, { EVENT_NMI, 2, true }, { EVENT_EXCEPTION, EXC_PF, true },
+		{ EVENT_EXCEPTION, EXC_BP, false }, { EVENT_SOFT, 0x40, false },
+	};
+
+	for (unsigned i = 0; i < ARRAY_LEN(row); i++) {
+		struct cpu_kit *k = cpu_kit_new();
+
+		cpu_kit_real(k);
+		CODE(k, 0xf4);
+		k->s->rip = 0;
+		k->s->rflags = 2; /* the other engine has looked at IF */
+		k->s->seg[SEG_CS].base = KIT_CODE;
+		k->s->seg[SEG_CS].sel = KIT_CODE >> 4;
+		k->s->gpr[RSP] = 0x7000;
+		st32(k->ram + 4 * row[i].vector, 0x5000);
+		memcpy(k->ram + 0x5000, (u8[]){ 0xfe, 0x06, 0x00, 0x60, 0xf4 }, 5); /* inc [0x6000]; hlt */
+		k->s->event_valid = 1;
+		k->s->event_type = row[i].type;
+		k->s->event_vector = row[i].vector;
+		tcg_engine.push(k->vcpus[0]);
+		cpu_kit_run(k);
+		EQ(k->ram[0x6000], row[i].comes);
+		EQ(k->s->event_valid, 0);
+		if (row[i].comes)
+			EQ(ld16(k->ram + 0x7000 - 6), 0); /* returns to where it was */
+		cpu_kit_free(k);
+	}
+}
+
 /* --- for other engines -------------------------------------------------------------------- */
 TEST(interp_steps_one_instruction_for_another_engine)
 {
