@@ -203,11 +203,15 @@ static int board_virtio(struct machine *m, const struct virtio_kind *kind, const
 			void *arg, struct err *e)
 {
 	struct device wires;
+	int rc;
 
 	board_wires(m, &wires, id);
 	wires.arg = arg;
-	return m->pci ? board_virtio_pci(m, kind->pci, &wires, e) :
-			board_virtio_mmio(m, kind->mmio, &wires, e);
+	rc = m->pci ? board_virtio_pci(m, kind->pci, &wires, e) :
+		      board_virtio_mmio(m, kind->mmio, &wires, e);
+	if (rc == 0)
+		m->vdev[m->vdevs++] = to_vdev(m->dev[m->devs - 1]);
+	return rc;
 }
 
 static int board_disks(struct machine *m, struct err *e)

@@ -27,6 +27,8 @@ struct machine {
 	u32 nr_vcpus;
 	struct device *dev[DEVICES_MAX]; /* board order */
 	u32 devs;
+	struct vdev *vdev[DEVICES_MAX]; /* those of dev[] that are virtio devices */
+	u32 vdevs;
 	struct device *pci;       /* the host bridge, or NULL; one of dev[] */
 	struct image *image[DISKS_MAX];
 	struct blk_setup blk[DISKS_MAX];
@@ -50,4 +52,6 @@ void machine_request(void *ctx, enum device_request req, u32 arg);
 int board_build(struct machine *m, struct err *e);
 void board_free(struct machine *m);
 void board_reset(struct machine *m);
+/* doorbell.c.  After engine and devices are there, before the vCPUs run.  0, or -errno with *e. */
+int doorbells_init(struct machine *m, struct err *e);
 struct device *board_find(const struct machine *m, const struct device_ops *ops);

@@ -45,11 +45,23 @@ int bus_map(struct bus *b, u64 base, u64 len, struct device *dev, u32 region)
 void bus_unmap(struct bus *b, u64 base)
 {
 	u32 at = bus_rank(b, base);
+	struct bus_range gone;
 
 	if (!at || b->range[at - 1].base != base)
 		return;
+	gone = b->range[at - 1];
 	b->n--;
 	memmove(&b->range[at - 1], &b->range[at], (b->n - (at - 1)) * sizeof b->range[0]);
+	if (b->unmapped)
+		b->unmapped(b->unmapped_ctx, gone.dev, gone.region);
+}
+
+u64 bus_base(const struct bus *b, const struct device *dev, u32 region)
+{
+	for (u32 i = 0; i < b->n; i++)
+		if (b->range[i].dev == dev && b->range[i].region == region)
+			return b->range[i].base;
+	return UINT64_MAX;
 }
 
 void bus_map_whole(struct bus *b, u64 base, unsigned width, struct device *dev, u32 region)

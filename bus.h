@@ -16,6 +16,15 @@ struct bus_range {
 	u32 region; /* passed to the device's ops; offset is address - base */
 };
 
+/* A write that an engine can turn into a signal of fd, without a bus access: of len bytes (0: any number,
+ * memory only) to addr; with match only of value. */
+struct doorbell {
+	bool pio, match;
+	u64 addr, value;
+	u32 len;
+	int fd;
+};
+
 enum { BUS_RANGES_MAX = 128 };
 
 struct bus {
@@ -24,6 +33,8 @@ struct bus {
 	u32 n;
 	struct bus_range range[BUS_RANGES_MAX]; /* sorted by base, not overlapping */
 	struct bus_range whole; /* len 0: none; see bus_map_whole */
+	void (*unmapped)(void *ctx, struct device *dev, u32 region); /* after bus_unmap; may be NULL */
+	void *unmapped_ctx;
 	u64 unclaimed; /* accesses that no device claimed; a guest can cause them at will */
 };
 
@@ -32,6 +43,8 @@ void bus_init(struct bus *b, const char *name, pthread_mutex_t *lock);
 /* 0, -EEXIST if it overlaps, -ENOSPC. Caller holds the lock or is single-threaded. */
 int bus_map(struct bus *b, u64 base, u64 len, struct device *dev, u32 region);
 void bus_unmap(struct bus *b, u64 base);
+/* Where a region of a device lies, or UINT64_MAX.  Caller holds the lock. */
+u64 bus_base(const struct bus *b, const struct device *dev, u32 region);
 
 /* One register that answers accesses of exactly its width at its address, whatever lies beneath:
  * the PC's CF8h, which is 32 bits wide and has another chip's byte at CF9h.  Set-up only. */

@@ -717,4 +717,5 @@ const struct engine kvm_engine = {
 	.push = kvm_push,
 	.kick = kvm_kick,
 	.stats = kvm_stats,
+	.doorbell = kvm_ioeventfd,
 };

@@ -13,15 +13,8 @@ enum kvm_verdict {
 enum kvm_verdict kvm_probe(char *why, size_t n);
 
 /* --- short cuts past the vCPU threads; env is the KVM engine's -------------------------------- */
-/* Have writes of len bytes to addr (a port, or memory) signal fd instead of leaving the guest; with
- * match only those of value.  len 0: any size, memory only.  0 or -errno. */
-struct kvm_doorbell {
-	bool pio, match;
-	u64 addr, value;
-	u32 len;
-	int fd;
-};
-int kvm_ioeventfd(struct engine_env *env, const struct kvm_doorbell *d, bool on);
+/* engine.doorbell */
+int kvm_ioeventfd(struct engine_env *env, const struct doorbell *d, bool on);
 
 /* Have signals of fd raise gsi, a pin of the in-kernel IOAPIC or a GSI of kvm_route_msi.  A level
  * interrupt gives resample, signalled at EOI; else -1. 0 or -errno. */

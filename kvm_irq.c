@@ -97,7 +97,7 @@ int kvm_route_msi(struct engine_env *env, u32 gsi, u64 addr, u32 data)
 	return rc;
 }
 
-int kvm_ioeventfd(struct engine_env *env, const struct kvm_doorbell *d, bool on)
+int kvm_ioeventfd(struct engine_env *env, const struct doorbell *d, bool on)
 {
 	struct kvm_vm *vm = env->engine_priv;
 	struct kvm_ioeventfd k = {

@@ -132,6 +132,8 @@ static int machine_build(struct machine *m, struct err *e)
 		rc = m->eng->init(&m->env, e);
 	if (rc == 0)
 		rc = machine_vcpus(m, e);
+	if (rc == 0)
+		rc = doorbells_init(m, e);
 	if (rc < 0)
 		return rc;
 	m->vcpus[0]->s = bsp;

@@ -156,6 +156,8 @@ struct engine {
 	void (*kick)(struct vcpu *v);
 	/* Print engine statistics for --stats. May be NULL. */
 	void (*stats)(struct engine_env *env);
+	/* Signal d->fd on such writes, or no longer.  0 or -errno; NULL: every write leaves the guest. */
+	int (*doorbell)(struct engine_env *env, const struct doorbell *d, bool on);
 };
 
 extern const struct engine kvm_engine, tcg_engine;

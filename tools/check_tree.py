@@ -43,7 +43,7 @@ LEVELS = [
     (r"irq\.c", 5),                                  # irq.c kicks a vCPU
     (r"(kvm[a-z_]*\.|tcg/|boot/)", 6),
     (r"snapshot\.", 7),
-    (r"(machine|board)\.", 8),
+    (r"(machine|board|doorbell)\.", 8),
     (r"(api/|main\.)", 9),
     (r"seccomp/", 9),
 ]

@@ -45,13 +45,8 @@ enum {
 
 static void vmmio_interrupt(struct vdev *v, u32 isr, const struct vq *q)
 {
-	static const u64 one = 1;
-
 	v->s.isr |= isr;
-	if (v->irq_fd < 0)
-		irq_set(v->dev.irq[0], v->s.isr != 0);
-	else if (v->s.isr) /* a full counter is an interrupt that is pending already */
-		(void)!write(v->irq_fd, &one, sizeof one);
+	irq_set(v->dev.irq[0], v->s.isr != 0);
 }
 
 int vmmio_init(struct device *dev, const struct vdev_ops *ops, struct err *e)
@@ -121,7 +116,7 @@ static void vmmio_reg_write(struct vdev *v, u64 off, u32 val)
 	case REG_DRIVER_FEATURES_SEL: v->s.driver_features_sel = val; break;
 	case REG_QUEUE_SEL: v->s.queue_sel = val; break;
 	case REG_QUEUE_READY: vdev_queue_ready(v, val); break;
-	case REG_QUEUE_NOTIFY: vdev_notify(v, val); break;
+	case REG_QUEUE_NOTIFY: vdev_rang(v, val); break;
 	case REG_INTERRUPT_ACK:
 		v->s.isr &= ~val;
 		if (!v->s.isr)

@@ -193,7 +193,7 @@ void vpci_write(struct device *dev, unsigned region, u64 off, unsigned size, u64
 	case REGS_DEVICE: vdev_config_write(v, off - REGS_DEVICE, size, val); break;
 	case REGS_NOTIFY:
 		if (off % VPCI_NOTIFY_MULTIPLIER == 0)
-			vdev_notify(v, (u32)(off - REGS_NOTIFY) / VPCI_NOTIFY_MULTIPLIER);
+			vdev_rang(v, (u32)(off - REGS_NOTIFY) / VPCI_NOTIFY_MULTIPLIER);
 		break;
 	}
 }

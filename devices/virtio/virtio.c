@@ -37,12 +37,11 @@ int vdev_init(struct vdev *v, const struct vdev_ops *ops,
 	ASSERT(ops->config_len <= VDEV_CONFIG_MAX);
 	v->ops = ops;
 	v->interrupt = interrupt;
-	v->irq_fd = -1;
 	timer_init(&v->again, v->dev.loop, vdev_again, v);
 	for (u32 i = 0; i < VDEV_QUEUES_MAX; i++) {
 		v->vq[i].s = &v->s.q[i];
 		v->vq[i].dev = v;
-		v->vq[i].kick_fd = -1;
+		v->vq[i].kick_fd = v->vq[i].bell.fd = -1;
 	}
 	rc = ops->init(v, e);
 	if (rc < 0)
@@ -63,8 +62,6 @@ void vdev_free(struct device *dev)
 		loop_fd_del(dev->loop, v->vq[i].kick_fd);
 		close(v->vq[i].kick_fd);
 	}
-	if (v->irq_fd >= 0)
-		close(v->irq_fd);
 	if (v->ops->free)
 		v->ops->free(v);
 }
@@ -228,6 +225,13 @@ void vdev_notify(struct vdev *v, u32 i)
 		timer_arm(&v->again, loop_now_ns(v->dev.loop) + AGAIN_NS);
 }
 
+void vdev_rang(struct vdev *v, u32 i)
+{
+	if (v->rang && i < v->ops->queues && v->vq[i].kick_fd >= 0 && v->vq[i].bell.fd < 0)
+		v->rang(v->rang_ctx, v, &v->vq[i]);
+	vdev_notify(v, i);
+}
+
 u32 vdev_queue_count(const struct device *dev)
 {
 	return container_of(dev, const struct vdev, dev)->ops->queues;
@@ -264,15 +268,6 @@ int vdev_queue_eventfd(struct device *dev, u32 queue)
 }
 
 /* --- interrupts ------------------------------------------------------------------------------- */
-
-int vdev_irq_eventfd(struct device *dev)
-{
-	struct vdev *v = to_vdev(dev);
-
-	if (v->irq_fd < 0)
-		v->irq_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	return v->irq_fd < 0 ? -errno : v->irq_fd;
-}
 
 void vq_signal(struct vdev *v, struct vq *q)
 {

@@ -9,6 +9,7 @@
 
 #include <sys/uio.h>
 
+#include "../../bus.h"
 #include "../device.h"
 #include "../pci.h"
 
@@ -59,7 +60,8 @@ struct vq {
 	u16 inflight; /* chains popped and not yet pushed */
 	u16 budget;   /* chains that may still be popped in this pass, see vdev_notify */
 	bool event_idx, indirect;
-	int kick_fd;  /* ioeventfd, or -1 */
+	int kick_fd;  /* vdev_queue_eventfd, or -1 */
+	struct doorbell bell; /* guard: machine.lock: as given to the engine; fd -1: it was not */
 	struct vdev *dev;
 };
 
@@ -141,7 +143,10 @@ struct vdev {
 	/* Transport: tell the driver of isr, that is of used buffers in q or of the configuration
 	 * (q NULL); or, with isr 0, that there is nothing more to tell. */
 	void (*interrupt)(struct vdev *v, u32 isr, const struct vq *q);
-	int irq_fd;   /* written on a rising interrupt instead of the line, or -1 */
+	/* The driver rang a queue's doorbell by an access.  An engine that can spare it the next one
+	 * does so here; NULL: none can. */
+	void (*rang)(void *ctx, struct vdev *v, struct vq *q);
+	void *rang_ctx;
 	/* guard: machine.lock */
 	struct vq vq[VDEV_QUEUES_MAX];
 	struct loop_timer again; /* a driver kept a queue busy: go on after others had their turn */
@@ -184,6 +189,7 @@ struct vq_state *vdev_queue(struct vdev *v);        /* the selected queue, or NU
 struct vq_state *vdev_queue_config(struct vdev *v); /* same, NULL also when it is frozen */
 void vdev_queue_ready(struct vdev *v, u32 val);
 void vdev_notify(struct vdev *v, u32 queue);        /* any queue number */
+void vdev_rang(struct vdev *v, u32 queue);          /* same, by the driver's access to the doorbell */
 u64 vdev_config_read(const struct vdev *v, u64 off, unsigned size);
 void vdev_config_write(struct vdev *v, u64 off, unsigned size, u64 val);
 
@@ -206,14 +212,9 @@ static inline bool vdev_has(const struct vdev *v, u64 feature)
 /* --- for the machine and the KVM engine ------------------------------------------------------- */
 u32 vdev_queue_count(const struct device *dev);
 
-/* An eventfd that stands for a notification of this queue (KVM_IOEVENTFD on the notify register,
- * matching the queue number); made on the first call, watched by the loop, closed with the device.
- * The fd, or -errno. */
+/* An eventfd that stands for a notification of this queue; made on the first call, watched by the
+ * loop, closed with the device.  The fd, or -errno. */
 int vdev_queue_eventfd(struct device *dev, u32 queue);
-
-/* An eventfd written on each rising interrupt, in place of irq[0] (KVM_IRQFD without resampling, so
- * for a GSI that the guest's tables call edge-triggered).  The fd, or -errno. */
-int vdev_irq_eventfd(struct device *dev);
 
 /* --- mmio.c: the memory-mapped transport (§4.2) ----------------------------------------------- */
 enum { VMMIO_LEN = 0x200, VMMIO_QUEUE_NOTIFY = 0x50 }; /* region 0; irq[0]: level-triggered */

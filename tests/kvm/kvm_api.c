@@ -508,9 +508,9 @@ GUEST(guest_bell,
 TEST(kvm_doorbells_signal_without_an_exit)
 {
 	struct kvmkit *k = kvmkit_new(1, IRQCHIP_SPLIT, guest_bell, guest_bell_end);
-	struct kvm_doorbell mmio = { .addr = KIT_MMIO + 0x50, .len = 4, .match = true, .value = 7,
+	struct doorbell mmio = { .addr = KIT_MMIO + 0x50, .len = 4, .match = true, .value = 7,
 				     .fd = eventfd(0, EFD_NONBLOCK) };
-	struct kvm_doorbell pio = {
+	struct doorbell pio = {
 		.pio = true, .addr = 0x60, .len = 1, .fd = eventfd(0, EFD_NONBLOCK)
 	};
 	u64 n;

@@ -154,6 +154,30 @@ TEST(bus_gives_naturally_smaller_pieces_at_the_end_of_a_range)
 	EQ(p.val, 0x77);
 }
 
+static void note_gone(void *ctx, struct device *dev, u32 region)
+{
+	*(u32 *)ctx = region;
+}
+
+TEST(bus_tells_where_a_region_lies_and_that_it_went)
+{
+	struct bus b;
+	struct device_ops ops = probe_ops(8);
+	struct probe p = { .dev.ops = &ops };
+	u32 gone = 0;
+
+	bus_init(&b, "mmio", &core_lock);
+	b.unmapped = note_gone;
+	b.unmapped_ctx = &gone;
+	EQ(bus_map(&b, 0x1000, 8, &p.dev, 3), 0);
+	EQ(bus_map(&b, 0x2000, 8, &p.dev, 4), 0);
+	EQ(bus_base(&b, &p.dev, 4), 0x2000);
+	bus_unmap(&b, 0x1800);
+	EQ(gone, 0);
+	bus_unmap(&b, 0x2000);
+	EQ(gone, 4);
+	EQ(bus_base(&b, &p.dev, 4), UINT64_MAX);
+}
 TEST(bus_refuses_overlaps_and_reads_ones_where_nobody_is)
 {
 	struct bus b;
