@@ -9,7 +9,7 @@
 
 enum { DEVICES_MAX = 40 };
 
-enum run_state { RUN_NEW, RUN_RUNNING, RUN_STOPPED };
+enum run_state { RUN_NEW, RUN_RUNNING, RUN_PAUSED, RUN_STOPPED };
 
 struct image;
 
@@ -39,6 +39,8 @@ struct machine {
 	pthread_mutex_t lock; /* all device state; see house rules in doc/ARCHITECTURE.md */
 	/* owner: loop thread */
 	enum run_state run;
+	u64 paused_tsc;           /* of the host, when the vCPUs had parked */
+	struct loop_timer stop;   /* the power button was pressed: armed until patience ends */
 	/* guard: lock */
 	u32 request;          /* bit per enum device_request waiting for the loop */
 	u32 debug_exit;

@@ -12,6 +12,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "devices/chipset.h"
 #include "devices/lapic.h"
 #include "host/tty.h"
 #include "kvm.h"
@@ -78,6 +79,7 @@ static int machine_signals(struct machine *m, struct err *e)
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGHUP);
+	sigaddset(&set, SIGTSTP);
 	sigaddset(&set, SIGCONT);
 	pthread_sigmask(SIG_BLOCK, &set, NULL); /* vCPU and disk threads inherit it */
 	m->sigfd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -233,9 +235,9 @@ static void machine_do_requests(void *arg)
 	struct machine *m = arg;
 	u32 request = m->request;
 
-	m->request = 0;
 	if (m->run != RUN_RUNNING)
 		return;
+	m->request = 0;
 	if (request & BIT(DEV_DEBUG_EXIT))
 		return machine_stop(m, (int)((m->debug_exit << 1 | 1) & 0xff));
 	if (request & BIT(DEV_POWEROFF)) {
@@ -297,7 +299,7 @@ static void machine_vcpu_exit(void *arg)
 
 	if (m->run != RUN_RUNNING)
 		return;
-	switch ((enum vexit)v->exit_why) {
+	switch ((enum vexit)atomic_exchange(&v->exit_why, VEXIT_KICK)) {
 	case VEXIT_RESET:
 		log_info("machine", "vcpu%u: triple fault", v->index);
 		if (m->cfg->restart)
@@ -320,7 +322,62 @@ static void machine_vcpu_exit(void *arg)
 	}
 }
 
-/* --- running --------------------------------------------------------------------------------------- */
+/* --- signals --------------------------------------------------------------------------------------- */
+/* The guest stops, and time with it. */
+static void machine_pause(struct machine *m)
+{
+	if (m->run != RUN_RUNNING)
+		return;
+	pthread_mutex_unlock(&m->lock); /* a vCPU may wait for it inside a device access */
+	vcpus_pause(m->vcpus, m->nr_vcpus);
+	pthread_mutex_lock(&m->lock);
+	loop_clock_pause(m->loop);
+	m->paused_tsc = host_rdtsc();
+	m->run = RUN_PAUSED;
+	log_info("machine", "paused, until SIGCONT");
+}
+
+/* What came to pass while the vCPUs were parking is dealt with now; a vCPU that had stopped by itself
+ * must not run on before. */
+static void machine_resume(struct machine *m)
+{
+	u64 gone = host_rdtsc() - m->paused_tsc; /* read once: all guest TSCs agree to the cycle */
+
+	if (m->run != RUN_PAUSED)
+		return;
+	m->run = RUN_RUNNING;
+	loop_clock_resume(m->loop);
+	for (u32 i = 0; i < m->nr_vcpus; i++)
+		m->vcpus[i]->s.tsc_offset -= gone;
+	for (u32 i = 0; i < m->nr_vcpus; i++) {
+		kvmclock_update(m->vcpus[i]);
+		if (m->vcpus[i]->exit_why == VEXIT_RESET || m->vcpus[i]->exit_why == VEXIT_CRASH)
+			loop_post(m->loop, &m->vcpus[i]->exit_work);
+		else
+			vcpus_resume(&m->vcpus[i], 1);
+	}
+	if (m->request)
+		loop_post(m->loop, &m->request_work);
+}
+
+static void machine_out_of_patience(void *arg)
+{
+	log_info("machine", "the guest has not powered off; ending");
+	machine_stop(arg, SIGNAL_STATUS + SIGTERM);
+}
+
+/* The first SIGTERM is a press of the power button, where the guest has said that it listens. */
+static bool machine_press_button(struct machine *m)
+{
+	if (!m->cfg->stop_s || m->run != RUN_RUNNING || timer_armed(&m->stop) ||
+	    !acpi_pm_power_button(board_find(m, &acpi_pm_ops)))
+		return false;
+	timer_arm(&m->stop, loop_now_ns(m->loop) + m->cfg->stop_s * NS_PER_SEC);
+	log_info("machine", "signal %d; power button pressed, ending in %u s or at the next signal",
+		 SIGTERM, m->cfg->stop_s);
+	return true;
+}
+
 static void machine_signal(void *arg, u32 events)
 {
 	struct machine *m = arg;
@@ -328,11 +385,19 @@ static void machine_signal(void *arg, u32 events)
 
 	if (read(m->sigfd, &si, sizeof si) != sizeof si)
 		return;
-	if (si.ssi_signo == SIGCONT) /* stopped and continued: the shell has reset the terminal */
+	if (si.ssi_signo == SIGTSTP)
+		return machine_pause(m);
+	if (si.ssi_signo == SIGCONT) { /* after a SIGSTOP the shell has reset the terminal */
+		machine_resume(m);
 		return tty_raw();
+	}
+	if (si.ssi_signo == SIGTERM && machine_press_button(m))
+		return;
 	log_info("machine", "signal %u; ending", si.ssi_signo);
 	machine_stop(m, SIGNAL_STATUS + (int)si.ssi_signo);
 }
+
+/* --- running --------------------------------------------------------------------------------------- */
 
 /* The user pressed Ctrl-A x; loop thread. */
 static void machine_leave(void *ctx)
@@ -352,6 +417,7 @@ int machine_run(struct machine *m)
 		log_info("cpu", "%s: %s", m->eng == &kvm_engine ? "KVM" : "software CPU", m->eng_why);
 	m->run = RUN_RUNNING;
 	m->request_work = (struct loop_work){ .fn = machine_do_requests, .arg = m };
+	timer_init(&m->stop, m->loop, machine_out_of_patience, m);
 	for (u32 i = 0; i < m->nr_vcpus; i++)
 		m->vcpus[i]->s.tsc_offset = tsc_offset;
 	serial_end_start(m->console, machine_leave, m);

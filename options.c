@@ -102,15 +102,25 @@ static int opt_cache(struct config *cfg, void *field, const char *value, struct 
 	return 0;
 }
 
-static int opt_cpus(struct config *cfg, void *field, const char *value, struct err *e)
+static int opt_number(u32 *field, const char *value, u32 min, u32 max, struct err *e)
 {
 	const char *end;
 	u64 n;
 
-	if (!parse_u64(value, &end, &n) || *end || n < 1 || n > CPUS_MAX)
-		return err_set(e, -EINVAL, "\"%s\" is not a number from 1 to %d", value, CPUS_MAX);
-	*(u32 *)field = (u32)n;
+	if (!parse_u64(value, &end, &n) || *end || n < min || n > max)
+		return err_set(e, -EINVAL, "\"%s\" is not a number from %u to %u", value, min, max);
+	*field = (u32)n;
 	return 0;
+}
+
+static int opt_cpus(struct config *cfg, void *field, const char *value, struct err *e)
+{
+	return opt_number(field, value, 1, CPUS_MAX, e);
+}
+
+static int opt_seconds(struct config *cfg, void *field, const char *value, struct err *e)
+{
+	return opt_number(field, value, 0, 3600, e);
 }
 
 /* One of the words in a comma list; its position is the value. */
@@ -245,6 +255,8 @@ static const struct opt opts[] = {
 	{ "rng", 0, NULL, "on|off", opt_bool, FIELD(rng), "virtio entropy device (on)" },
 	{ "on-reboot", 0, NULL, "exit|restart", opt_reboot, FIELD(restart),
 	  "what a reset by the guest does (exit)" },
+	{ "stop-timeout", 0, NULL, "SECONDS", opt_seconds, FIELD(stop_s),
+	  "SIGTERM presses the power button of a guest that listens, and so much later ends mvm; 0 ends it at once (60)" },
 	{ "entry", 0, NULL, "auto|64|16", opt_entry, FIELD(entry),
 	  "how a kernel is entered: unpacked by mvm, or by its own 64-bit or real-mode entry (auto)" },
 	{ "transport", 0, NULL, "auto|mmio|pci", opt_transport, FIELD(transport),
@@ -332,7 +344,7 @@ static int options_check(const struct config *cfg, struct err *e)
 int options_parse(struct config *cfg, char **argv, struct err *e)
 {
 	*cfg = (struct config){ .mem_bytes = 256 * MIB, .vcpus = 1, .rng = true,
-				.tcg_cache_bytes = 16 * MIB };
+				.stop_s = 60, .tcg_cache_bytes = 16 * MIB };
 	while (*argv && *++argv) {
 		const char *word = *argv, *value;
 		const struct opt *o = opt_find(word, &value);

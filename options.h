@@ -23,6 +23,7 @@ struct config {
 	u32 disks;
 	u64 mem_bytes;
 	u32 vcpus;
+	u32 stop_s;  /* from the power button to the end */
 	u32 accel;   /* enum accel */
 	u32 irqchip; /* enum irqchip_kind */
 	u32 entry;   /* enum kernel_entry */

@@ -75,12 +75,13 @@ static void acpi_pm_timer(void *arg)
 	acpi_pm_update(a);
 }
 
-void acpi_pm_power_button(struct device *dev)
+bool acpi_pm_power_button(struct device *dev)
 {
 	struct acpi_pm *a = acpi_pm_of(dev);
 
 	a->s.sts |= PWRBTN_STS;
 	acpi_pm_update(a);
+	return a->s.en & PWRBTN_STS;
 }
 
 /* --- registers ------------------------------------------------------------------------------ */

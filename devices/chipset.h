@@ -60,7 +60,8 @@ enum {
 	ACPI_SLP_TYP_S5 = 5, /* for the DSDT's _S5_ package */
 	ACPI_SCI_GSI = 9,
 };
-void acpi_pm_power_button(struct device *dev); /* a press; machine.lock held */
+/* A press; says whether the guest has enabled it.  machine.lock held. */
+bool acpi_pm_power_button(struct device *dev);
 
 /* --- Ports for firmware and tests; one region each */
 extern const struct device_ops debugcon_ops; /* arg: struct chardev, or NULL for the log */

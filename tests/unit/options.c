@@ -97,6 +97,7 @@ TEST(options_mistakes_are_named_in_one_line)
 	refused(PARSE("-k", "k", "--cpus", "0"), "1 to 64");
 	refused(PARSE("-k", "k", "--cpus", "65"), "1 to 64");
 	refused(PARSE("-k", "k", "--cpus", "2x"), "1 to 64");
+	refused(PARSE("-k", "k", "--stop-timeout", "3601"), "--stop-timeout: \"3601\" is not a number from 0 to 3600");
 	refused(PARSE("-k", "k", "--accel", "vmx"), "none of auto,kvm,tcg,interp");
 	refused(PARSE("-k", "k", "--accel", "kvm,"), "none of");
 	refused(PARSE("-k", "k", "--serial", "tcp"), "none of");
