@@ -9,6 +9,7 @@
 #include <sys/epoll.h>
 
 #include "devices/chipset.h"
+#include "devices/fwcfg.h"
 #include "host/image.h"
 #include "host/tty.h"
 
@@ -62,6 +63,13 @@ static const u32 pci_isa_irq[PCI_LINES] = { 10, 11, 5, 7 };
 #define PCI_MEM32_END 0xfec00000u
 #define PCI_MEM64_BYTES (4 * GIB)
 
+/* With firmware, or files of the user's for the guest. */
+static const struct slot fw_cfg_board[] = {
+	/* device           space  base             len              gsi */
+	{ &fwcfg_ops,       PIO,   FWCFG_PORT,      FWCFG_PORTS,     -1 },
+	{ &fwcfg_ops,       PIO,   FWCFG_DMA_PORT,  FWCFG_DMA_PORTS, -1 },
+};
+
 static void board_wires(struct machine *m, struct device *w, const char *id)
 {
 	memset(w, 0, sizeof *w);
@@ -102,6 +110,8 @@ static void *board_arg(struct machine *m, const struct device_ops *ops, struct r
 {
 	if (ops == &serial_ops)
 		return m->console;
+	if (ops == &fwcfg_ops)
+		return firmware_setup(m->firmware);
 	if (ops == &rtc_ops) {
 		*rtc = (struct rtc_config){ .utc_s = RTC_HOST_TIME, .ram_bytes = m->cfg->mem_bytes,
 					    .boot_order = { 2, 0 }, .cpus = (u8)m->cfg->vcpus };
@@ -263,6 +273,14 @@ static void board_power_on(struct machine *m)
 	pic->ops->write(pic, ELCR_REGION, 1, 1, mask >> 8);
 }
 
+static int board_fw_cfg(struct machine *m, struct err *e)
+{
+	m->firmware = firmware_new(&m->boot, &m->mem, e);
+	if (!m->firmware)
+		return e->code;
+	return board_chip(m, fw_cfg_board, ARRAY_LEN(fw_cfg_board), e);
+}
+
 int board_build(struct machine *m, struct err *e)
 {
 	int rc = 0;
@@ -283,6 +301,8 @@ int board_build(struct machine *m, struct err *e)
 		rc = board_disks(m, e);
 	if (rc == 0 && m->cfg->rng)
 		rc = board_virtio(m, &virtio_rng, "rng0", NULL, e);
+	if (rc == 0 && m->boot.has_fw_cfg) /* last: the tables in it describe the others */
+		rc = board_fw_cfg(m, e);
 	board_power_on(m);
 	return rc;
 }
@@ -309,6 +329,7 @@ void board_free(struct machine *m)
 {
 	while (m->devs)
 		device_free(m->dev[--m->devs]);
+	firmware_free(m->firmware);
 	for (u32 i = 0; i < m->cfg->disks; i++)
 		board_close_image(m->image[i]);
 }

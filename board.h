@@ -34,6 +34,7 @@ struct machine {
 	struct blk_setup blk[DISKS_MAX];
 	struct chardev *console;
 	struct boot_config boot;
+	struct firmware *firmware; /* what fw_cfg holds, or NULL */
 	int sigfd;
 
 	pthread_mutex_t lock; /* all device state; see house rules in doc/ARCHITECTURE.md */

@@ -49,7 +49,10 @@ static void machine_boot_config(struct machine *m)
 	m->boot.bios = cfg->bios;
 	m->boot.entry = entries[cfg->entry];
 	m->boot.keep_compressed = cfg->entry != ENTRY_AUTO;
-	m->boot.has_disk = cfg->disks > 0;
+	m->boot.nr_disks = cfg->disks;
+	m->boot.has_fw_cfg = cfg->bios || cfg->fw_files;
+	m->boot.fw_file = cfg->fw_file;
+	m->boot.fw_files = cfg->fw_files;
 	m->boot.has_i8042 = true;
 	m->boot.serial_ports = 1;
 	m->boot.nr_vcpus = cfg->vcpus;
@@ -140,7 +143,7 @@ static int machine_build(struct machine *m, struct err *e)
 		return rc;
 	m->vcpus[0]->s = bsp;
 	for (u32 i = 0; i < m->nr_vcpus; i++) {
-		if (m->cfg->kernel)
+		if (!m->cfg->bios)
 			boot_memory_types(&m->vcpus[i]->s);
 		m->vcpus[i]->exit_work = (struct loop_work){ machine_vcpu_exit, m->vcpus[i], NULL, 0 };
 	}
@@ -198,7 +201,7 @@ static int machine_reload(struct machine *m, struct err *e)
 		v->s = bsp;
 		if (i)
 			cpu_state_reset(&v->s, false);
-		if (m->cfg->kernel)
+		if (!m->cfg->bios)
 			boot_memory_types(&v->s);
 		v->s.tsc_offset = tsc_offset;
 		if (v->apic)

@@ -234,6 +234,33 @@ static int opt_disk(struct config *cfg, void *field, const char *value, struct e
 	return rc;
 }
 
+/* [name=]NAME,file=PATH or ,string=TEXT: as QEMU has it, but that a text may hold commas. */
+static int opt_fw_cfg(struct config *cfg, void *field, const char *value, struct err *e)
+{
+	struct fw_file *f = &cfg->fw_file[cfg->fw_files];
+	size_t n;
+
+	if (cfg->fw_files == FW_FILES_MAX)
+		return err_set(e, -EINVAL, "is given more than %d times", FW_FILES_MAX);
+	if (!strncmp(value, "name=", 5))
+		value += 5;
+	n = strcspn(value, ",");
+	if (!n || n > FW_NAME_MAX)
+		return err_set(e, -EINVAL, "\"%s\" has no name of up to %d letters; write opt/NAME,file=PATH",
+			       value, FW_NAME_MAX);
+	f->name = strndup(value, n); /* lives as long as the process */
+	if (!f->name)
+		return err_set(e, -ENOMEM, "out of memory");
+	if (!strncmp(value + n, ",string=", 8))
+		f->text = value + n + 8;
+	else if (!strncmp(value + n, ",file=", 6) && value[n + 6])
+		f->path = value + n + 6;
+	else
+		return err_set(e, -EINVAL, "%s needs ,file=PATH or ,string=TEXT behind it", f->name);
+	cfg->fw_files++;
+	return 0;
+}
+
 #define FIELD(m) offsetof(struct config, m)
 static const struct opt opts[] = {
 	{ "kernel", 'k', NULL, "FILE", opt_str, FIELD(kernel),
@@ -242,7 +269,7 @@ static const struct opt opts[] = {
 	{ "cmdline", 'p', "append,params", "TEXT", opt_text, FIELD(cmdline),
 	  "words for the kernel, after mvm's own defaults; the last word wins" },
 	{ "bios", 0, "firmware", "FILE", opt_str, FIELD(bios),
-	  "firmware image (SeaBIOS) to start instead of a kernel" },
+	  "firmware image (SeaBIOS, qboot) to start; it boots a disk or loads --kernel, a bzImage" },
 	{ "disk", 'd', NULL, "FILE[,ro][,direct][,format=raw][,id=NAME]", opt_disk, 0,
 	  "virtio disk from a raw image or block device; up to 8, the first is /dev/vda" },
 	{ "mem", 'm', "memory", "SIZE", opt_mem, FIELD(mem_bytes),
@@ -261,6 +288,8 @@ static const struct opt opts[] = {
 	  "how a kernel is entered: unpacked by mvm, or by its own 64-bit or real-mode entry (auto)" },
 	{ "transport", 0, NULL, "auto|mmio|pci", opt_transport, FIELD(transport),
 	  "how virtio devices are attached; auto is mmio for a kernel, pci for firmware (auto)" },
+	{ "fw-cfg", 0, "fw_cfg", "NAME,file=PATH|NAME,string=TEXT", opt_fw_cfg, 0,
+	  "file for the firmware configuration device; your own names begin with opt/, and Linux shows them in /sys/firmware/qemu_fw_cfg; up to 16" },
 	{ "irqchip", 0, NULL, "split|kernel|user", opt_irqchip, FIELD(irqchip),
 	  "KVM: which interrupt controllers the host kernel runs (split: local APICs only)" },
 	{ "tcg-cache", 0, NULL, "SIZE", opt_cache, FIELD(tcg_cache_bytes),
@@ -334,10 +363,10 @@ static int options_check(const struct config *cfg, struct err *e)
 		return 0;
 	if (!cfg->kernel && !cfg->bios)
 		return err_set(e, -EINVAL, "nothing to boot; give --kernel FILE or --bios FILE, or see mvm --help");
-	if (cfg->kernel && cfg->bios)
-		return err_set(e, -EINVAL, "--kernel and --bios exclude each other; give one");
-	if (cfg->bios && (cfg->initrd || cfg->cmdline))
+	if (!cfg->kernel && (cfg->initrd || cfg->cmdline))
 		return err_set(e, -EINVAL, "--initrd and --cmdline need --kernel");
+	if (cfg->bios && cfg->entry != ENTRY_AUTO)
+		return err_set(e, -EINVAL, "--entry and --bios exclude each other; give one");
 	return 0;
 }
 

@@ -8,7 +8,7 @@ enum serial_kind { SERIAL_STDIO, SERIAL_FILE, SERIAL_NONE };
 enum irqchip_kind { IRQCHIP_SPLIT, IRQCHIP_KERNEL, IRQCHIP_USER };
 enum transport { TRANSPORT_AUTO, TRANSPORT_MMIO, TRANSPORT_PCI };
 enum kernel_entry { ENTRY_AUTO, ENTRY_64, ENTRY_16 };
-enum { DISKS_MAX = 8, CPUS_MAX = 64 };
+enum { DISKS_MAX = 8, CPUS_MAX = 64, FW_FILES_MAX = 16, FW_NAME_MAX = 55 };
 
 struct disk_config {
 	const char *path;
@@ -16,11 +16,19 @@ struct disk_config {
 	bool ro, direct;
 };
 
+/* A file for the firmware configuration device: text, or the bytes of a host file. */
+struct fw_file {
+	const char *name;
+	const char *text, *path; /* one of the two */
+};
+
 /* What the user asked for; const once parsed. Strings are borrowed from argv or static. */
 struct config {
 	const char *kernel, *initrd, *cmdline, *bios;
 	struct disk_config disk[DISKS_MAX];
 	u32 disks;
+	struct fw_file fw_file[FW_FILES_MAX];
+	u32 fw_files;
 	u64 mem_bytes;
 	u32 vcpus;
 	u32 stop_s;  /* from the power button to the end */

@@ -1,16 +1,22 @@
 /* acpi.c - the ACPI tables: RSDP, RSDT, XSDT, FADT, FACS, MADT, MCFG and a DSDT that names the
  * devices a kernel cannot probe for.  Full hardware ACPI: PM1 registers, PM timer and SCI as
  * devices/chipset.h has them; ACPI mode is always on.
- * Source: ACPI 6.4 §5.2 "ACPI System Description Tables", §8.4 "Declaring Processors". */
+ *
+ * They are put at LOW_ACPI, or given to firmware, which places them where it likes: then addresses
+ * count from the first table, and a script tells firmware which fields to add its address to.
+ * Sources: ACPI 6.4 §5.2 "ACPI System Description Tables", §8.4 "Declaring Processors"; SeaBIOS
+ * src/fw/romfile_loader.h for the script. */
 #include "parts.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "../devices/chipset.h"
+#include "../devices/fwcfg.h"
 #include "aml.h"
 
 enum { TABLES_BYTES = LOW_RSDP - LOW_ACPI, HEAD_BYTES = 36, RSDP_BYTES = 36, RSDP_V1_BYTES = 20 };
+enum { RSDP_RSDT = 16, RSDP_XSDT = 24 };
 enum { FADT_BYTES = 276, FACS_BYTES = 64 };
 enum { SUM_OFF = 9, RSDP_SUM_OFF = 8, RSDP_EXT_SUM_OFF = 32 };
 
@@ -23,23 +29,21 @@ enum { MADT_PCAT_COMPAT = 1, MADT_ENABLED = 1 };
 enum { INTI_ACTIVE_HIGH = 1, INTI_LEVEL = 3 << 2 };
 enum { X2APIC_FIRST_ID = 255, ALL_PROCESSORS_8 = 0xff };
 
-/* All tables but the RSDP, as they will lie at LOW_ACPI. */
+enum { LIST_MAX = 4, TABLES_MAX = 8, POINTERS_MAX = 3 + 2 * LIST_MAX };
+
+/* All tables but the RSDP. */
 struct tables {
 	u32 len;
 	bool full;
-	u32 list[8]; /* guest addresses for RSDT and XSDT */
+	gpa_t base;         /* where the first byte will lie; 0 when firmware decides */
+	u32 list[LIST_MAX]; /* addresses for RSDT and XSDT */
 	u32 n;
+	struct {
+		u32 at, bytes;
+	} pointer[POINTERS_MAX], table[TABLES_MAX];
+	u32 pointers, tables;
 	u8 buf[TABLES_BYTES];
 };
-
-static u8 checksum(const u8 *p, u32 len)
-{
-	u8 sum = 0;
-
-	while (len--)
-		sum += *p++;
-	return (u8)-sum;
-}
 
 /* Append bytes; their place, or a dummy when full (the caller sees t->full at the end). */
 static u8 *append(struct tables *t, u32 n)
@@ -56,7 +60,16 @@ static u8 *append(struct tables *t, u32 n)
 
 static u32 address(const struct tables *t, const u8 *p)
 {
-	return LOW_ACPI + (u32)(p - t->buf);
+	return (u32)t->base + (u32)(p - t->buf);
+}
+
+/* The address of a table in a field of 4 or 8 bytes, which are zero. */
+static void put_pointer(struct tables *t, u8 *p, u32 bytes, u32 addr)
+{
+	ASSERT(t->pointers < POINTERS_MAX);
+	st32(p, addr);
+	t->pointer[t->pointers].at = (u32)(p - t->buf);
+	t->pointer[t->pointers++].bytes = bytes;
 }
 
 /* Begin a table on a 16-byte boundary. */
@@ -79,9 +92,12 @@ static void end(struct tables *t, u8 *p)
 {
 	u32 len = t->len - (u32)(p - t->buf);
 
+	ASSERT(t->tables < TABLES_MAX);
+	t->table[t->tables].at = (u32)(p - t->buf);
+	t->table[t->tables++].bytes = len;
 	st32(p + 4, len);
 	if (!t->full)
-		p[SUM_OFF] = checksum(p, len);
+		p[SUM_OFF] = boot_checksum(p, len);
 }
 
 static void list(struct tables *t, const u8 *p)
@@ -137,6 +153,19 @@ static void put_pc_devices(struct aml *a, const struct boot_config *c)
 	put_isa_device(a, "AUX_", "PNP0F13", 0, &aux);
 }
 
+/* Its _CRS as QEMU has it: Linux's qemu_fw_cfg driver takes the registers' places from there. */
+static void put_fw_cfg(struct aml *a)
+{
+	struct aml_crs crs = { 0 };
+
+	aml_crs_io(&crs, FWCFG_PORT, FWCFG_DMA_PORT + FWCFG_DMA_PORTS - FWCFG_PORT);
+	aml_device(a, "FWCF");
+	aml_name_str(a, "_HID", "QEMU0002");
+	aml_name_int(a, "_STA", 0x0b); /* present, enabled, working, not shown to the user */
+	aml_name_crs(a, &crs);
+	aml_end(a);
+}
+
 /* "LNRO0005" is what Linux's virtio_mmio driver matches (drivers/virtio/virtio_mmio.c). */
 static void put_virtio(struct aml *a, const struct boot_config *c)
 {
@@ -178,6 +207,8 @@ static u32 put_dsdt(struct tables *t, const struct boot_config *c)
 	aml_name_ints(&a, "_S5_", s5, sizeof s5);
 	aml_scope(&a, "\\_SB_");
 	put_pc_devices(&a, c);
+	if (c->has_fw_cfg)
+		put_fw_cfg(&a);
 	put_virtio(&a, c);
 	if (c->pci.present)
 		acpi_put_pci(&a, &c->pci);
@@ -215,8 +246,8 @@ static void put_fadt(struct tables *t, const struct boot_config *c, u32 facs, u3
 	u8 *p = begin(t, "FACP", 6);
 
 	append(t, FADT_BYTES - HEAD_BYTES);
-	st32(p + 36, facs);
-	st32(p + 40, dsdt);
+	put_pointer(t, p + 36, 4, facs);
+	put_pointer(t, p + 40, 4, dsdt);
 	st16(p + 46, ACPI_SCI_GSI);
 	st32(p + 56, ACPI_PM1_EVT_PORT);
 	st32(p + 64, ACPI_PM1_CNT_PORT);
@@ -233,7 +264,7 @@ static void put_fadt(struct tables *t, const struct boot_config *c, u32 facs, u3
 	put_gas(p + 116, ACPI_RESET_PORT, 8, 1);
 	p[128] = ACPI_RESET_VALUE;
 	p[131] = 4; /* minor version: ACPI 6.4 */
-	st64(p + 140, dsdt); /* X_FIRMWARE_CTRL at 132 stays 0: FIRMWARE_CTRL holds it (§5.2.9) */
+	put_pointer(t, p + 140, 8, dsdt); /* X_FIRMWARE_CTRL at 132 stays 0: FIRMWARE_CTRL holds it (§5.2.9) */
 	put_gas(p + 148, ACPI_PM1_EVT_PORT, 8 * ACPI_PM1_EVT_BYTES, 2);
 	put_gas(p + 172, ACPI_PM1_CNT_PORT, 8 * ACPI_PM1_CNT_BYTES, 2);
 	put_gas(p + 208, ACPI_PM_TMR_PORT, 8 * ACPI_PM_TMR_BYTES, 3);
@@ -316,54 +347,144 @@ static u32 put_root(struct tables *t, const char *signature, u32 entry_bytes)
 {
 	u8 *p = begin(t, signature, 1);
 
-	for (u32 i = 0; i < t->n; i++) {
-		u8 *q = append(
-			t, entry_bytes); /* the spare high half of an XSDT entry is zero already */
-
-		st32(q, t->list[i]);
-	}
+	for (u32 i = 0; i < t->n; i++)
+		put_pointer(t, append(t, entry_bytes), entry_bytes, t->list[i]);
 	end(t, p);
 	return address(t, p);
 }
 
-static void put_rsdp(struct loader *l, u32 rsdt, u32 xsdt)
+static void put_rsdp(u8 *p, u32 rsdt, u32 xsdt)
 {
-	u8 p[RSDP_BYTES] = "RSD PTR ";
-
+	boot_put_text(p, "RSD PTR ");
 	boot_put_text(p + 9, "MVM   ");
 	p[15] = 2;
-	st32(p + 16, rsdt);
+	st32(p + RSDP_RSDT, rsdt);
 	st32(p + 20, RSDP_BYTES);
-	st64(p + 24, xsdt);
-	p[RSDP_SUM_OFF] = checksum(p, RSDP_V1_BYTES);
-	p[RSDP_EXT_SUM_OFF] = checksum(p, RSDP_BYTES);
-	boot_put(l, LOW_RSDP, p, sizeof p);
-	l->rsdp = LOW_RSDP;
+	st64(p + RSDP_XSDT, xsdt);
+	p[RSDP_SUM_OFF] = boot_checksum(p, RSDP_V1_BYTES);
+	p[RSDP_EXT_SUM_OFF] = boot_checksum(p, RSDP_BYTES);
+}
+
+/* Everything: the tables in *t, the RSDP in rsdp[RSDP_BYTES], which are zero. */
+static int put_all(struct tables *t, const struct boot_config *c, u8 *rsdp, struct err *e)
+{
+	u32 facs = put_facs(t), dsdt = put_dsdt(t, c), rsdt, xsdt;
+
+	put_fadt(t, c, facs, dsdt);
+	put_madt(t, c->nr_vcpus);
+	if (c->pci.present)
+		put_mcfg(t, &c->pci);
+	rsdt = put_root(t, "RSDT", 4);
+	xsdt = put_root(t, "XSDT", 8);
+	put_rsdp(rsdp, rsdt, xsdt);
+	if (!t->full)
+		return 0;
+	return err_set(e, -ENOSPC,
+		       "ACPI tables: %u CPUs and %u devices do not fit in 64 KiB; give fewer",
+		       c->nr_vcpus, c->nr_slots);
 }
 
 int acpi_put(struct loader *l, struct err *e)
 {
 	struct tables *t = calloc(1, sizeof *t);
-	u32 facs, dsdt, rsdt, xsdt;
-	int rc = 0;
+	u8 rsdp[RSDP_BYTES] = { 0 };
+	int rc;
 
 	if (!t)
 		return err_set(e, -ENOMEM, "ACPI tables: no host memory");
-	facs = put_facs(t);
-	dsdt = put_dsdt(t, l->c);
-	put_fadt(t, l->c, facs, dsdt);
-	put_madt(t, l->c->nr_vcpus);
-	if (l->c->pci.present)
-		put_mcfg(t, &l->c->pci);
-	rsdt = put_root(t, "RSDT", 4);
-	xsdt = put_root(t, "XSDT", 8);
-	if (t->full) {
-		rc = err_set(e, -ENOSPC,
-			     "ACPI tables: %u CPUs and %u devices do not fit in 64 KiB; give fewer",
-			     l->c->nr_vcpus, l->c->nr_slots);
-	} else {
+	t->base = LOW_ACPI;
+	rc = put_all(t, l->c, rsdp, e);
+	if (rc == 0) {
 		boot_put(l, LOW_ACPI, t->buf, t->len);
-		put_rsdp(l, rsdt, xsdt);
+		boot_put(l, LOW_RSDP, rsdp, sizeof rsdp);
+		l->rsdp = LOW_RSDP;
+	}
+	free(t);
+	return rc;
+}
+
+/* --- for firmware ----------------------------------------------------------------------------- */
+static const char tables_file[] = "etc/acpi/tables", rsdp_file[] = "etc/acpi/rsdp";
+
+/* The script: commands of 128 bytes, each with the names of the files that it is about. */
+enum { CMD_ALLOCATE = 1, CMD_ADD_POINTER = 2, CMD_ADD_CHECKSUM = 3, CMD_BYTES = 128 };
+enum { CMD_NAME = 4, CMD_ARGS = CMD_NAME + FWCFG_NAME_MAX, CMD_SOURCE = CMD_ARGS };
+enum { ZONE_HIGH = 1, ZONE_FSEG = 2, CMDS_MAX = 2 + POINTERS_MAX + 2 + TABLES_MAX + 2 };
+
+struct script {
+	u32 len;
+	u8 buf[CMDS_MAX * CMD_BYTES];
+};
+
+/* The next command's arguments. */
+static u8 *cmd(struct script *s, u32 what, const char *file)
+{
+	u8 *p = s->buf + s->len;
+
+	ASSERT(s->len < sizeof s->buf);
+	s->len += CMD_BYTES;
+	st32(p, what);
+	boot_put_text(p + CMD_NAME, file);
+	return p + CMD_ARGS;
+}
+
+static void cmd_allocate(struct script *s, const char *file, u32 align, u8 zone)
+{
+	u8 *p = cmd(s, CMD_ALLOCATE, file);
+
+	st32(p, align);
+	p[4] = zone;
+}
+
+/* Every pointer is to a table. */
+static void cmd_pointer(struct script *s, const char *file, u32 at, u32 bytes)
+{
+	u8 *p = cmd(s, CMD_ADD_POINTER, file);
+
+	boot_put_text(p, tables_file);
+	st32(p + FWCFG_NAME_MAX, at);
+	p[FWCFG_NAME_MAX + 4] = (u8)bytes;
+}
+
+static void cmd_checksum(struct script *s, const char *file, u32 at, u32 start, u32 len)
+{
+	u8 *p = cmd(s, CMD_ADD_CHECKSUM, file);
+
+	st32(p, at);
+	st32(p + 4, start);
+	st32(p + 8, len);
+}
+
+static void put_script(struct script *s, const struct tables *t)
+{
+	cmd_allocate(s, rsdp_file, 16, ZONE_FSEG);
+	cmd_allocate(s, tables_file, 64, ZONE_HIGH);
+	for (u32 i = 0; i < t->pointers; i++)
+		cmd_pointer(s, tables_file, t->pointer[i].at, t->pointer[i].bytes);
+	for (u32 i = 0; i < t->tables; i++)
+		cmd_checksum(s, tables_file, t->table[i].at + SUM_OFF, t->table[i].at,
+			     t->table[i].bytes);
+	cmd_pointer(s, rsdp_file, RSDP_RSDT, 4);
+	cmd_pointer(s, rsdp_file, RSDP_XSDT, 8);
+	cmd_checksum(s, rsdp_file, RSDP_SUM_OFF, 0, RSDP_V1_BYTES);
+	cmd_checksum(s, rsdp_file, RSDP_EXT_SUM_OFF, 0, RSDP_BYTES);
+}
+
+int acpi_add_files(struct firmware *f, const struct boot_config *c, struct err *e)
+{
+	struct tables *t = calloc(1, sizeof *t);
+	struct script s = { 0 };
+	u8 rsdp[RSDP_BYTES] = { 0 };
+	int rc;
+
+	if (!t)
+		return err_set(e, -ENOMEM, "ACPI tables: no host memory");
+	rc = put_all(t, c, rsdp, e);
+	if (rc == 0) {
+		put_script(&s, t);
+		firmware_add_file(f, rsdp_file, rsdp, sizeof rsdp);
+		firmware_add_file(f, tables_file, t->buf, t->len);
+		firmware_add_file(f, "etc/table-loader", s.buf, s.len);
 	}
 	free(t);
 	return rc;

@@ -10,18 +10,15 @@
 
 enum { RAM_MIN_MIB = 4 }; /* below that no kernel has a place to stand */
 
-/* Map a file the user named; what ("kernel", "initrd") begins the error text. */
-static int file_map(struct file *f, const char *what, const char *path, struct err *e)
+int boot_open(const char *what, const char *path, int *fd, u64 *len, struct err *e)
 {
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	int rc = 0;
 	struct stat st;
-	void *p;
+	int rc;
 
-	*f = (struct file){ .path = path };
-	if (fd < 0)
+	*fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (*fd < 0)
 		return err_set(e, -errno, "%s %s: cannot open (%s)", what, path, strerror(errno));
-	if (fstat(fd, &st) < 0)
+	if (fstat(*fd, &st) < 0)
 		rc = err_set(e, -errno, "%s %s: cannot stat (%s)", what, path, strerror(errno));
 	else if (S_ISDIR(st.st_mode))
 		rc = err_set(e, -EISDIR, "%s %s: is a directory; give a file", what, path);
@@ -29,22 +26,37 @@ static int file_map(struct file *f, const char *what, const char *path, struct e
 		rc = err_set(e, -EINVAL, "%s %s: not a regular file; copy it into one", what, path);
 	else if (st.st_size == 0)
 		rc = err_set(e, -EINVAL, "%s %s: is empty; give a complete file", what, path);
-	if (rc == 0) {
-		p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-		if (p == MAP_FAILED)
-			rc = err_set(e, -errno, "%s %s: cannot map (%s)", what, path,
-				     strerror(errno));
-		else
-			f->data = p, f->len = (size_t)st.st_size;
-	}
-	close(fd);
+	else if (st.st_size > UINT32_MAX)
+		rc = err_set(e, -EFBIG, "%s %s: is larger than 4 GiB", what, path);
+	else
+		return *len = (u64)st.st_size, 0;
+	close(*fd);
+	*fd = -1;
 	return rc;
 }
 
-static void file_unmap(struct file *f)
+int boot_map_file(struct file *f, const char *what, const char *path, struct err *e)
+{
+	int rc;
+	void *p;
+
+	*f = (struct file){ .path = path, .fd = -1 };
+	rc = boot_open(what, path, &f->fd, &f->len, e);
+	if (rc < 0)
+		return rc;
+	p = mmap(NULL, f->len, PROT_READ, MAP_PRIVATE, f->fd, 0);
+	if (p == MAP_FAILED)
+		return err_set(e, -errno, "%s %s: cannot map (%s)", what, path, strerror(errno));
+	f->data = p;
+	return 0;
+}
+
+void boot_unmap_file(struct file *f)
 {
 	if (f->data)
 		munmap((void *)f->data, f->len);
+	if (f->path && f->fd >= 0)
+		close(f->fd);
 }
 
 void boot_put(struct loader *l, gpa_t gpa, const void *src, size_t len)
@@ -84,49 +96,36 @@ static int read_into(const char *path, int fd, u8 *dst, u64 len, struct err *e)
 	return 0;
 }
 
-static int place_initrd(struct loader *l, int fd, u64 len, u64 floor, u64 limit, struct err *e)
+int boot_choose_initrd(struct loader *l, u64 floor, u64 limit, struct err *e)
 {
-	const char *path = l->c->initrd;
-	u64 top = MIN(limit, l->low_top);
+	u64 top = MIN(limit, l->low_top), len = l->initrd_len;
 
 	floor = ALIGN_UP(floor, PAGE_SIZE);
 	if (top < floor || len > top - floor)
 		return err_set(e, -ENOSPC,
 			       "initrd %s: %llu KiB do not fit in the %llu KiB beside the "
 			       "kernel; give the guest more memory with --mem",
-			       path, (unsigned long long)(len / KIB),
+			       l->c->initrd, (unsigned long long)(len / KIB),
 			       (unsigned long long)(top > floor ? (top - floor) / KIB : 0));
-	l->initrd = ALIGN_DOWN(top - len, PAGE_SIZE);
-	l->initrd_len = len;
-	if (l->initrd < floor)
-		l->initrd = floor;
-	int rc = read_into(path, fd, mem_ptr_rw(l->m, l->initrd, len), len, e);
-
-	mem_dirty(l->m, l->initrd, len);
-	return rc;
+	l->initrd = MAX(ALIGN_DOWN(top - len, PAGE_SIZE), floor);
+	return 0;
 }
 
 int boot_load_initrd(struct loader *l, u64 floor, u64 limit, struct err *e)
 {
 	const char *path = l->c->initrd;
-	struct stat st;
 	int fd, rc;
 
 	if (!path)
 		return 0;
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return err_set(e, -errno, "initrd %s: cannot open (%s)", path, strerror(errno));
-	if (fstat(fd, &st) < 0)
-		rc = err_set(e, -errno, "initrd %s: cannot stat (%s)", path, strerror(errno));
-	else if (S_ISDIR(st.st_mode))
-		rc = err_set(e, -EISDIR, "initrd %s: is a directory; give a cpio archive", path);
-	else if (!S_ISREG(st.st_mode))
-		rc = err_set(e, -EINVAL, "initrd %s: not a regular file; copy it into one", path);
-	else if (st.st_size == 0)
-		rc = err_set(e, -EINVAL, "initrd %s: is empty; leave --initrd out for none", path);
-	else
-		rc = place_initrd(l, fd, (u64)st.st_size, floor, limit, e);
+	rc = boot_open("initrd", path, &fd, &l->initrd_len, e);
+	if (rc < 0)
+		return rc;
+	rc = boot_choose_initrd(l, floor, limit, e);
+	if (rc == 0)
+		rc = read_into(path, fd, mem_ptr_rw(l->m, l->initrd, l->initrd_len), l->initrd_len, e);
+	if (rc == 0)
+		mem_dirty(l->m, l->initrd, l->initrd_len);
 	close(fd);
 	return rc;
 }
@@ -145,36 +144,44 @@ static int load_by_kind(struct loader *l, struct err *e)
 		       l->kernel.path);
 }
 
-static int load_kernel(struct loader *l, struct err *e)
+int boot_set_cmdline(struct loader *l, struct err *e)
 {
 	int rc = boot_cmdline(l->cmdline, sizeof l->cmdline, l->c);
-	struct stat st;
 
 	if (rc < 0)
 		return err_set(e, -E2BIG, "command line: longer than %zu bytes; shorten --cmdline",
 			       sizeof l->cmdline - 1);
 	l->cmdline_len = (size_t)rc;
+	return 0;
+}
+
+static int load_kernel(struct loader *l, struct err *e)
+{
+	struct stat st;
+	int rc = boot_set_cmdline(l, e);
+
+	if (rc < 0)
+		return rc;
 	if (l->m->n == 0 || l->m->region[0].gpa != 0 || l->m->region[0].bytes < RAM_MIN_MIB * MIB)
 		return err_set(e, -ENOMEM,
 			       "memory: a kernel needs at least %d MiB; give more with --mem",
 			       RAM_MIN_MIB);
 	l->low_top = l->m->region[0].bytes;
-	rc = file_map(&l->kernel, "kernel", l->c->kernel, e);
+	rc = boot_map_file(&l->kernel, "kernel", l->c->kernel, e);
 	if (rc < 0)
 		return rc;
 	if (l->c->initrd && stat(l->c->initrd, &st) == 0 && st.st_size > 0)
 		l->initrd_room = (u64)st.st_size; /* judged and reported when it is loaded */
-	e820_build(&l->map, l->m);
-	if (l->c->pci.present) /* Linux uses the ECAM space only if it is reserved */
-		e820_reserve(&l->map, l->c->pci.ecam, l->c->pci.ecam_len);
+	e820_build(&l->map, l->m, &l->c->pci);
 	boot_put(l, LOW_CMDLINE, l->cmdline, l->cmdline_len + 1);
 	stub_put(l);
+	smbios_put(l);
 	rc = acpi_put(l, e);
 	if (rc == 0)
 		rc = mptable_put(l, e);
 	if (rc == 0)
 		rc = load_by_kind(l, e);
-	file_unmap(&l->kernel);
+	boot_unmap_file(&l->kernel);
 	return rc;
 }
 

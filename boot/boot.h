@@ -7,6 +7,7 @@
 
 #include "../base.h"
 #include "../memory.h"
+#include "../options.h"
 #include "../vcpu.h"
 
 enum boot_entry {
@@ -42,19 +43,22 @@ struct boot_pci {
 enum { BOOT_SLOTS_MAX = 64, BOOT_CMDLINE_MAX = 64 << 10 };
 
 struct boot_config {
-	const char *kernel;  /* path; NULL only with bios */
+	const char *kernel;  /* path; may be NULL with bios */
 	const char *initrd;  /* path or NULL */
 	const char *cmdline; /* the user's words or NULL */
-	const char *bios;    /* path: boot firmware instead of a kernel; or NULL */
+	const char *bios;    /* path: boot firmware, which loads the kernel if there is one; or NULL */
 	enum boot_entry entry;
 	bool keep_compressed; /* let a bzImage unpack itself */
-	bool has_disk;        /* there is a /dev/vda */
+	u32 nr_disks;         /* the first is /dev/vda; they come first on their bus */
 	bool has_i8042;       /* there is a keyboard controller */
 	u32 serial_ports;     /* COM1.. present, 0-4 */
 	u32 nr_vcpus;         /* APIC IDs are 0 to nr_vcpus - 1 */
 	u32 nr_slots;
 	struct boot_slot slot[BOOT_SLOTS_MAX];
 	struct boot_pci pci;
+	bool has_fw_cfg;      /* there is a firmware configuration device */
+	const struct fw_file *fw_file; /* borrowed: the user's files for it */
+	u32 fw_files;
 };
 
 /* Load everything into m, whose RAM must be zero, and change *bsp from its power-on state
@@ -69,3 +73,11 @@ void boot_memory_types(struct cpu_state *s);
 /* The kernel command line: our defaults, then the user's words, which win.  Returns its length, or
  * -ENOSPC when it does not fit in n bytes with its NUL. */
 int boot_cmdline(char *buf, size_t n, const struct boot_config *c);
+
+/* What the firmware configuration device holds.  Call when the board is complete; NULL with *e.  With
+ * both bios and kernel the kernel is here, for firmware to load. */
+struct firmware;
+struct fwcfg_setup;
+struct firmware *firmware_new(const struct boot_config *c, struct memory *m, struct err *e);
+struct fwcfg_setup *firmware_setup(struct firmware *f); /* the device's arg */
+void firmware_free(struct firmware *f); /* after the device; NULL is fine */

@@ -39,7 +39,7 @@ static bool wanted(const struct word *w, const struct boot_config *c)
 	if (w->unless && c->cmdline && has_prefix(c->cmdline, w->unless))
 		return false;
 	return w->when == ALWAYS || (w->when == WITH_SERIAL && c->serial_ports) ||
-	       (w->when == WITH_DISK && c->has_disk);
+	       (w->when == WITH_DISK && c->nr_disks);
 }
 
 /* Append a word; the length it all would have, as snprintf does. */

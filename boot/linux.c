@@ -43,7 +43,7 @@ enum { XLF_KERNEL_64 = 1 };
 enum {
 	VIDEO_CURRENT_MODE = 0x0f04
 }; /* no mode is set, so no display is found (admin-guide/svga.rst) */
-enum { PROTOCOL_OLDEST = 0x206, ENTRY_64_OFF = 0x200, LOAD_HIGH = 0x100000 };
+enum { PROTOCOL_OLDEST = 0x206, ENTRY_64_OFF = 0x200 };
 enum { REAL_MODE_STACK = 0xf000 }; /* end of heap and stack in the real-mode segment */
 enum { SETUP_RNG_SEED = 9, RNG_SEED_BYTES = 32 };
 #define HDR_MAGIC_VALUE 0x53726448 /* "HdrS" */
@@ -63,7 +63,7 @@ static void parse_newer_fields(const u8 *p, struct linux_header *h)
 		h->payload = h->code + ld32(p + HDR_PAYLOAD);
 		h->payload_len = ld32(p + HDR_PAYLOAD + 4);
 	}
-	h->pref_address = LOAD_HIGH;
+	h->pref_address = LINUX_LOAD_HIGH;
 	h->init_size = h->code_len * 4; /* unpacked size is not told: a guess that holds for gzip */
 	if (h->version >= 0x20a) {
 		h->pref_address = ld64(p + HDR_PREF_ADDRESS);
@@ -102,7 +102,7 @@ const char *linux_parse_header(const struct file *f, struct linux_header *h)
 	h->initrd_max = ld32(p + HDR_INITRD_MAX);
 	h->code32_start = ld32(p + HDR_CODE32_START);
 	parse_newer_fields(p, h);
-	if (h->pref_address % PAGE_SIZE || h->pref_address < LOAD_HIGH ||
+	if (h->pref_address % PAGE_SIZE || h->pref_address < LINUX_LOAD_HIGH ||
 	    h->pref_address >= 4 * GIB)
 		return "its preferred load address makes no sense; the file is damaged";
 	return NULL;
@@ -126,10 +126,14 @@ static void fill_header(struct loader *l, u8 *p)
 	st32(p + HDR_CMD_LINE, LOW_CMDLINE);
 	st32(p + HDR_RAMDISK, (u32)l->initrd);
 	st32(p + HDR_RAMDISK + 4, (u32)l->initrd_len);
-	if (ld16(p + HDR_VERSION) >= 0x209) {
-		put_rng_seed(l);
-		st64(p + HDR_SETUP_DATA, LOW_SETUP_DATA);
-	}
+}
+
+static void fill_setup_data(struct loader *l, u8 *p)
+{
+	if (ld16(p + HDR_VERSION) < 0x209)
+		return;
+	put_rng_seed(l);
+	st64(p + HDR_SETUP_DATA, LOW_SETUP_DATA);
 }
 
 void linux_put_zero_page(struct loader *l, const u8 *header, u32 header_len, u8 loadflags)
@@ -145,6 +149,7 @@ void linux_put_zero_page(struct loader *l, const u8 *header, u32 header_len, u8 
 	}
 	p[HDR_LOADFLAGS] = loadflags;
 	fill_header(l, p);
+	fill_setup_data(l, p);
 	st64(p + HDR_ACPI_RSDP, l->rsdp);
 	st32(p + HDR_EXT_RAMDISK, (u32)(l->initrd >> 32));
 	st32(p + HDR_EXT_RAMDISK + 4, (u32)(l->initrd_len >> 32));
@@ -179,7 +184,7 @@ static int place_compressed(struct loader *l, const struct linux_header *h, u64 
 	u64 run = h->pref_address, end = run + h->init_size;
 	u8 *dst;
 
-	*at = h->relocatable ? run : LOAD_HIGH;
+	*at = h->relocatable ? run : LINUX_LOAD_HIGH;
 	end = MAX(end, *at + h->code_len);
 	if (end > l->low_top)
 		return too_small(l, end, e);
@@ -211,23 +216,41 @@ static int load_compressed(struct loader *l, const struct linux_header *h, bool 
 }
 
 /* boot.rst "Sample Boot Configuration" and "Running the Kernel". */
+static int check_setup_len(const struct loader *l, const struct linux_header *h, struct err *e)
+{
+	if (h->setup_len <= REAL_MODE_STACK - 0x1000)
+		return 0;
+	return err_set(e, -EINVAL, "kernel %s: its set-up code is too big for one segment; "
+		       "the file is damaged", l->kernel.path);
+}
+
+static void fill_real_mode(struct loader *l, u8 *setup, u64 code32)
+{
+	fill_header(l, setup);
+	setup[HDR_LOADFLAGS] |= CAN_USE_HEAP;
+	st16(setup + HDR_VID_MODE, VIDEO_CURRENT_MODE);
+	st32(setup + HDR_CODE32_START, (u32)code32);
+	st16(setup + HDR_HEAP_END, REAL_MODE_STACK - 0x1000 - 0x200);
+}
+
+void linux_finish_setup(struct loader *l, u8 *setup)
+{
+	fill_real_mode(l, setup, LINUX_LOAD_HIGH);
+}
+
 static int load_real_mode(struct loader *l, const struct linux_header *h, struct err *e)
 {
 	u8 setup[(255 + 1) * 512];
 	u64 at;
-	int rc = place_compressed(l, h, &at, e);
+	int rc = check_setup_len(l, h, e);
 
+	if (rc == 0)
+		rc = place_compressed(l, h, &at, e);
 	if (rc < 0)
 		return rc;
-	if (h->setup_len > REAL_MODE_STACK - 0x1000)
-		return err_set(e, -EINVAL, "kernel %s: its set-up code is too big for one segment; "
-			       "the file is damaged", l->kernel.path);
 	memcpy(setup, l->kernel.data, h->setup_len);
-	fill_header(l, setup);
-	setup[HDR_LOADFLAGS] |= CAN_USE_HEAP;
-	st16(setup + HDR_VID_MODE, VIDEO_CURRENT_MODE);
-	st32(setup + HDR_CODE32_START, (u32)at);
-	st16(setup + HDR_HEAP_END, REAL_MODE_STACK - 0x1000 - 0x200);
+	fill_real_mode(l, setup, at);
+	fill_setup_data(l, setup);
 	boot_put(l, LOW_REAL_MODE, setup, h->setup_len);
 	entry_real_mode(l, (LOW_REAL_MODE >> 4) + 0x20, 0, REAL_MODE_STACK);
 	log_dbg("boot", "kernel at %#llx unpacks itself, 16-bit entry", (unsigned long long)at);
@@ -257,21 +280,42 @@ static int load_unpacked(struct loader *l, const struct linux_header *h, struct 
 	return 0;
 }
 
-int linux_load_bzimage(struct loader *l, struct err *e)
+static int check_header(struct loader *l, struct linux_header *h, struct err *e)
 {
-	struct linux_header h;
-	const char *why = linux_parse_header(&l->kernel, &h);
-	enum boot_entry entry = l->c->entry;
-	bool has64;
-	int rc;
+	const char *why = linux_parse_header(&l->kernel, h);
 
 	if (why)
 		return err_set(e, -ENOEXEC, "kernel %s: %s", l->kernel.path, why);
-	if (l->cmdline_len > h.cmdline_size)
+	if (l->cmdline_len > h->cmdline_size)
 		return err_set(e, -E2BIG,
 			       "kernel %s: takes a command line of at most %u bytes, this one has "
 			       "%zu; shorten --cmdline",
-			       l->kernel.path, h.cmdline_size, l->cmdline_len);
+			       l->kernel.path, h->cmdline_size, l->cmdline_len);
+	return 0;
+}
+
+int linux_check_for_firmware(struct loader *l, struct linux_header *h, struct err *e)
+{
+	u64 end;
+	int rc = check_header(l, h, e);
+
+	if (rc == 0)
+		rc = check_setup_len(l, h, e);
+	if (rc < 0)
+		return rc;
+	end = MAX(h->pref_address + h->init_size, LINUX_LOAD_HIGH + h->code_len);
+	return end > l->low_top ? too_small(l, end, e) : 0;
+}
+
+int linux_load_bzimage(struct loader *l, struct err *e)
+{
+	struct linux_header h;
+	enum boot_entry entry = l->c->entry;
+	bool has64;
+	int rc = check_header(l, &h, e);
+
+	if (rc < 0)
+		return rc;
 	has64 = h.xloadflags & XLF_KERNEL_64;
 	if (entry == BOOT_PVH || (entry == BOOT_64 && !has64))
 		return err_set(e, -ENOTSUP,

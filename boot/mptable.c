@@ -7,7 +7,7 @@
 #include "../devices/chipset.h"
 #include "../devices/pci.h"
 
-enum { FLOATING_BYTES = 16, HEAD_BYTES = 44, TABLE_MAX = LOW_STUB - LOW_MP };
+enum { FLOATING_BYTES = 16, HEAD_BYTES = 44, TABLE_MAX = LOW_SMBIOS - LOW_MP };
 enum { ENTRY_CPU = 0, ENTRY_BUS = 1, ENTRY_IOAPIC = 2, ENTRY_IO_INT = 3, ENTRY_LOCAL_INT = 4 };
 enum { INT = 0, NMI = 1, EXTINT = 3 };
 enum { CPU_ENABLED = 1, CPU_BOOT = 2, LAPIC_VERSION = 0x14, IOAPIC_VERSION = 0x11 };
@@ -101,15 +101,6 @@ static void put_interrupts(struct table *t, const struct boot_pci *pci, u8 ioapi
 	put_int(t, ENTRY_LOCAL_INT, NMI, FLAGS_BUS, 0, ALL_LAPICS, 1);
 }
 
-static u8 checksum(const u8 *p, u32 len)
-{
-	u8 sum = 0;
-
-	while (len--)
-		sum += *p++;
-	return (u8)-sum;
-}
-
 static void finish(struct table *t)
 {
 	u8 *p = t->buf;
@@ -120,7 +111,7 @@ static void finish(struct table *t)
 	boot_put_text(p + 8, "MVM     MVMPC       ");
 	st16(p + 34, (u16)t->entries);
 	st32(p + 36, LAPIC_BASE);
-	p[7] = checksum(p, t->len);
+	p[7] = boot_checksum(p, t->len);
 }
 
 static void put_floating(struct loader *l)
@@ -130,8 +121,8 @@ static void put_floating(struct loader *l)
 	st32(p + 4, LOW_MP + FLOATING_BYTES);
 	p[8] = 1; /* length in paragraphs */
 	p[9] = 4;
-	p[10] = checksum(
-		p, sizeof p); /* feature bytes 0: a table follows; no IMCR (virtual wire mode) */
+	/* feature bytes 0: a table follows; no IMCR (virtual wire mode) */
+	p[10] = boot_checksum(p, sizeof p);
 	boot_put(l, LOW_MP, p, sizeof p);
 }
 

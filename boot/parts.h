@@ -20,6 +20,7 @@ enum {
 	LOW_ACPI = 0xe0000,       /* 64 KiB: all ACPI tables but the RSDP */
 	LOW_RSDP = 0xf0000,
 	LOW_MP = 0xf0040,         /* MP floating pointer, then its table */
+	LOW_SMBIOS = 0xfb000,     /* SMBIOS entry point, then its table */
 	LOW_STUB = 0xfc000,       /* stub.c: real-mode BIOS calls, up to the reset vector's end */
 	LOW_END = 0x100000,
 };
@@ -40,15 +41,16 @@ struct e820 {
 	struct e820_entry entry[E820_MAX]; /* sorted, not overlapping */
 };
 
-void e820_build(struct e820 *map, const struct memory *m);
-/* Add a range that nothing else claims. */
-void e820_reserve(struct e820 *map, u64 addr, u64 len);
+/* The map of a machine that mvm itself starts; of one that firmware starts, which takes its share. */
+void e820_build(struct e820 *map, const struct memory *m, const struct boot_pci *pci);
+void e820_build_bare(struct e820 *map, const struct memory *m, const struct boot_pci *pci);
 
 /* --- one loading ------------------------------------------------------------------------------ */
 struct file {
 	const char *path;
 	const u8 *data; /* mapped */
-	size_t len;
+	u64 len;
+	int fd;
 };
 
 struct aml;
@@ -68,6 +70,14 @@ struct loader {
 	char cmdline[BOOT_CMDLINE_MAX];
 };
 
+/* boot.c: open a file that the user named; what ("kernel", "initrd") begins the error text. */
+int boot_open(const char *what, const char *path, int *fd, u64 *len, struct err *e);
+int boot_map_file(struct file *f, const char *what, const char *path, struct err *e);
+void boot_unmap_file(struct file *f); /* one of zeros is fine */
+/* boot.c: the command line of l->c. */
+int boot_set_cmdline(struct loader *l, struct err *e);
+/* boot.c: the highest page below limit for an initrd of l->initrd_len bytes: l->initrd. */
+int boot_choose_initrd(struct loader *l, u64 floor, u64 limit, struct err *e);
 /* boot.c: put the initrd as high as it goes in [floor, limit), page-aligned; sets l->initrd*.  0
  * when there is none. */
 int boot_load_initrd(struct loader *l, u64 floor, u64 limit, struct err *e);
@@ -75,6 +85,17 @@ int boot_load_initrd(struct loader *l, u64 floor, u64 limit, struct err *e);
 bool boot_has_word(const char *cmdline, const char *word);
 /* boot.c: copy len bytes to gpa, which is known to be RAM. */
 void boot_put(struct loader *l, gpa_t gpa, const void *src, size_t len);
+
+/* The byte that makes the sum of all of them 0. */
+static inline u8 boot_checksum(const void *bytes, u32 len)
+{
+	const u8 *p = bytes;
+	u8 sum = 0;
+
+	while (len--)
+		sum += *p++;
+	return (u8)-sum;
+}
 
 /* Put a text without its NUL, as tables have them. */
 static inline void boot_put_text(u8 *dst, const char *text)
@@ -112,6 +133,11 @@ struct linux_header {
 	const u8 *payload; /* compressed; NULL if none is described */
 	u64 payload_len;
 };
+/* For a kernel that firmware puts at LINUX_LOAD_HIGH and enters at its set-up code: can it be done, with
+ * this command line and memory below l->low_top; then, fill in the set-up code. */
+int linux_check_for_firmware(struct loader *l, struct linux_header *h, struct err *e);
+void linux_finish_setup(struct loader *l, u8 *setup);
+enum { LINUX_LOAD_HIGH = 0x100000 };
 /* NULL, or what is wrong with it. */
 const char *linux_parse_header(const struct file *f, struct linux_header *h);
 /* Fill and place boot_params: header is the kernel's setup header from 0x1f1 (NULL: an ELF kernel,
@@ -170,4 +196,14 @@ int bios_load(const struct boot_config *c, struct memory *m, struct err *e);
 int acpi_put(struct loader *l, struct err *e);              /* sets l->rsdp */
 void acpi_put_pci(struct aml *a, const struct boot_pci *pci); /* acpi_pci.c: its devices */
 int mptable_put(struct loader *l, struct err *e);
+void smbios_put(struct loader *l);
 void stub_put(struct loader *l);                             /* IVT, BDA, BIOS calls */
+
+/* --- for firmware: firmware.c, and the files that others make ----------------------------------- */
+/* Copies are kept; the first failure is kept too, and reported at the end. */
+void firmware_add_file(struct firmware *f, const char *name, const void *data, size_t len);
+int acpi_add_files(struct firmware *f, const struct boot_config *c, struct err *e);
+void smbios_add_files(struct firmware *f, const struct boot_config *c, const struct memory *m);
+#define KERNEL_ROM "genroms/kernel.rom" /* kernel_rom.c: SeaBIOS runs all files with such a name */
+void firmware_add_kernel_rom(struct firmware *f, const struct loader *l,
+			     const struct linux_header *h);

@@ -5,6 +5,7 @@
 #   initrd   initrd.img                       busybox, virtio modules, scripts/guest/init
 #   root     root.img                         Debian, small: login "root", no password, on ttyS0
 #   small    small.img                        busybox alone on ext4, for quick tests
+#   firmware firmware/                        SeaBIOS and qboot, unpacked, not installed
 #   bench    bench.cpio, bench/               the guest benchmark, if its sources (MVM_BENCH_DIR) are there
 #   all      all of them
 # Only Debian packages, from wherever this machine's apt gets them; as root, or with fakeroot.  Each piece
@@ -206,6 +207,20 @@ piece_small()
 	mv "$tmp/small.img" "$out/small.img"
 }
 
+piece_firmware()
+{
+	local d=$out/firmware p
+	[ ! -e "$d/qboot.rom" ] || return 0
+	say ROM "SeaBIOS, qboot"
+	for p in seabios qemu-system-data; do
+		(cd "$tmp" && fetch $p)
+		dpkg-deb -x "$tmp/$p"_*.deb "$tmp/firmware"
+	done
+	mkdir -p "$d"
+	mv "$tmp"/firmware/usr/share/seabios/bios{,-256k,-microvm}.bin "$d"
+	mv "$tmp/firmware/usr/share/qemu/qboot.rom" "$d"
+}
+
 pack_bench()
 {
 	make -s -C "$bench_dir" OUT="$tmp/bench" >"$tmp/log" 2>&1 ||
@@ -230,8 +245,8 @@ piece_bench()
 mkdir -p "$out"
 exec 9>"$out/.lock"
 flock 9
-[ $# -gt 0 ] || die "name a piece: kernel, generic, initrd, root, small, bench or all"
-[ "$1" != all ] || set -- kernel initrd generic small root bench
+[ $# -gt 0 ] || die "name a piece: kernel, generic, initrd, root, small, firmware, bench or all"
+[ "$1" != all ] || set -- kernel initrd generic small root firmware bench
 for piece in "$@"; do
 	declare -F "piece_$piece" >/dev/null || die "no piece $piece"
 	tmp=$(mktemp -d "$out/.tmp.XXXXXX")

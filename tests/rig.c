@@ -3,6 +3,7 @@
 #include "rig.h"
 
 #include "../devices/chipset.h"
+#include "../devices/fwcfg.h"
 #include "../devices/virtio/virtio.h"
 
 enum { RIG_RAM = 1 << 20, RIG_VIRTIO_BASE = 0x10000 };
@@ -24,6 +25,7 @@ const struct device_kind device_kinds[] = {
 	{ &post_ops, { { POST_PORT, 1 } } },
 	{ &debug_exit_ops, { { DEBUG_EXIT_PORT, DEBUG_EXIT_PORTS }, { DEBUG_EXIT_PORT2, 1 } } },
 	{ &boot_timer_ops, { { BOOT_TIMER_BASE, BOOT_TIMER_BYTES } } },
+	{ &fwcfg_ops, { { FWCFG_PORT, FWCFG_PORTS }, { FWCFG_DMA_PORT, FWCFG_DMA_PORTS } } },
 	{ &virtio_rng_mmio_ops, { { RIG_VIRTIO_BASE, VMMIO_LEN } } },
 	{ &virtio_rng_pci_ops,
 	  { { RIG_VIRTIO_BASE, VPCI_REGS_BYTES },

@@ -171,7 +171,7 @@ TEST(linux_command_line_too_long_for_the_kernel_is_refused)
 
 TEST(linux_cmdline_defaults_give_way_to_the_users_words)
 {
-	struct boot_config c = { .serial_ports = 1, .has_disk = true };
+	struct boot_config c = { .serial_ports = 1, .nr_disks = 1 };
 	char buf[200];
 
 	EQ(boot_cmdline(buf, sizeof buf, &c), 39);

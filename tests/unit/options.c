@@ -103,5 +103,25 @@ TEST(options_mistakes_are_named_in_one_line)
 	refused(PARSE("-k", "k", "--serial", "tcp"), "none of");
 	refused(PARSE("-k", "k", "--serial", "file="), "needs a path");
 	refused(PARSE("-k", "k", "--rng", "yes"), "neither on nor off");
-	refused(PARSE("-k", "k", "--bios", "b"), "exclude");
+	refused(PARSE("--entry", "16", "--bios", "b"), "exclude");
+	refused(PARSE("--bios", "b", "--initrd", "i"), "need --kernel");
+}
+
+TEST(options_fw_cfg_takes_a_name_and_a_file_or_a_text)
+{
+	struct config c;
+	struct err e;
+
+	EQ(options_parse(&c, (char *[]){ "mvm", "-k", "k", "--fw-cfg", "name=opt/a,string=b,c",
+					 "--fw_cfg=opt/d,file=/e", "--fw-cfg", "opt/f,string=", NULL },
+			 &e), 0);
+	EQ(c.fw_files, 3);
+	OK(!strcmp(c.fw_file[0].name, "opt/a") && !strcmp(c.fw_file[0].text, "b,c"));
+	OK(!strcmp(c.fw_file[1].name, "opt/d") && !strcmp(c.fw_file[1].path, "/e"));
+	OK(!c.fw_file[1].text && !*c.fw_file[2].text);
+	refused(PARSE("-k", "k", "--fw-cfg", ",string=x"), "name");
+	refused(PARSE("-k", "k", "--fw-cfg", "opt/a"), "behind it");
+	refused(PARSE("-k", "k", "--fw-cfg", "opt/a,file="), "behind it");
+	refused(PARSE("-k", "k", "--fw-cfg",
+		      "opt/0123456789012345678901234567890123456789012345678901,string=x"), "55");
 }
