@@ -26,6 +26,9 @@ struct memory {
 	/* Told after bytes [gpa, gpa+len) were written by a device or the loader; drops code that was
 	 * made from them.  Set by the software CPU, NULL under KVM.  Any thread. */
 	void (*written)(void *ctx, gpa_t gpa, u64 len);
+	/* Orders guest memory like a fence of this thread and of every vCPU at once.  NULL where the
+	 * vCPUs' own fences are real. */
+	void (*fence)(void);
 	void *written_ctx;
 };
 
@@ -50,6 +53,15 @@ static inline void mem_dirty(struct memory *m, gpa_t gpa, u64 len)
 {
 	if (m->written)
 		m->written(m->written_ctx, gpa, len);
+}
+
+/* A device stands between a store to guest memory and a load from it whose order a driver relies on
+ * (or the other way round), having a fence of its own in the like place. */
+static inline void mem_fence(const struct memory *m)
+{
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	if (m->fence)
+		m->fence();
 }
 
 /* Copy out of or into guest memory, crossing regions if need be.  False (nothing copied past the

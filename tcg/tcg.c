@@ -8,8 +8,11 @@
 #include "engine.h"
 
 #include <inttypes.h>
+#include <linux/membarrier.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "exec.h"
 
@@ -115,6 +118,26 @@ static void tcg_written(void *ctx, gpa_t gpa, u64 len)
 			interp_post(tcg_of(env->vcpus[i]), from, bytes);
 }
 
+/* --- fences of a lone vCPU ---------------------------------------------------------------- */
+/* With one vCPU translated code does without LOCK (tcg_may_drop_lock): the vCPU's own accesses are in
+ * order, and no other CPU's come between.  What is left of a guest's fences are those towards the
+ * loop thread, which serves the queues that it shares with the driver: a locked instruction between
+ * the driver's store of an index and its load of the event index (Linux: virtio_mb) would not
+ * hold the load back.  So the device's fence, the rarer one, is made to count for both: membarrier
+ * makes every thread of ours pass a full fence before it returns.  Whatever device code runs on the
+ * vCPU's own thread is in order anyway.
+ *
+ * A locked instruction is also not atomic towards a device then.  No driver changes in place what a
+ * device writes, as that is not defined for a bus master's writes (virtio 1.2 §2.7 has each ring
+ * written by one side alone). */
+static __thread bool is_vcpu_thread;
+
+static void tcg_fence(void)
+{
+	if (!is_vcpu_thread)
+		syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+}
+
 static int tcg_init(struct engine_env *env, struct err *e)
 {
 	env->engine_priv = code_map_new(env->mem, e);
@@ -122,12 +145,15 @@ static int tcg_init(struct engine_env *env, struct err *e)
 		return -ENOMEM;
 	env->mem->written_ctx = env;
 	env->mem->written = tcg_written;
+	if (syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0)
+		env->mem->fence = tcg_fence;
 	return 0;
 }
 
 static void tcg_free(struct engine_env *env)
 {
 	env->mem->written = NULL;
+	env->mem->fence = NULL;
 	code_map_free(env->engine_priv);
 	env->engine_priv = NULL;
 }
@@ -321,6 +347,7 @@ static enum vexit tcg_run(struct vcpu *v)
 	struct tcg_cpu *c = tcg_of(v);
 	int why;
 
+	is_vcpu_thread = true;
 	native_thread_init(c);
 	c->interp->look_tsc = 0;
 	for (;;) {
@@ -341,6 +368,7 @@ static enum vexit tcg_run(struct vcpu *v)
 		take_exception(c);
 	}
 	fp_leave(c);
+	is_vcpu_thread = false;
 	c->shutdown = false;
 	v->stat_exits++;
 	return (enum vexit)why;

@@ -132,6 +132,12 @@ static inline void tcg_hurry(struct tcg_cpu *c)
 	__atomic_store_n(&c->budget, BUDGET_GONE, __ATOMIC_RELAXED);
 }
 
+/* Is the vCPU alone, and are devices' fences the vCPU's too?  See tcg_fence. */
+static inline bool tcg_may_drop_lock(const struct tcg_cpu *c)
+{
+	return c->v.env->nr_vcpus == 1 && c->v.env->mem->fence;
+}
+
 /* --- flags ---------------------------------------------------------------------------------- */
 static inline u64 flags_get(const struct tcg_cpu *c)
 {

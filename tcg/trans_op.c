@@ -456,10 +456,52 @@ static bool is_short(const struct insn *in)
 	return false;
 }
 
+/* XCHG with memory, which is locked by itself, without being so. */
+static void emit_exchange(struct emit *e, const struct opcode *c)
+{
+	unsigned t = c->avoid & 1 << T1 ? T2 : T1;
+	struct x64_op o = { .w = c->reg.size == 8,
+			    .osz = c->reg.size == 2,
+			    .rex = true,
+			    .rm = T0,
+			    .disp = e->disp };
+	u8 wide = c->reg.size > 1;
+
+	emit_scratch(e, t);
+	o.mem = true;
+	o.opcode = 0x8a | wide, o.reg = (u8)t;
+	x64_op(e->a, &o);
+	o.opcode = 0x88 | wide, o.reg = c->reg.host;
+	x64_op(e->a, &o);
+	o.mem = false;
+	o.rm = c->reg.host, o.reg = (u8)t;
+	x64_op(e->a, &o);
+}
+
+static void emit_encoded(struct emit *e, const struct insn *in, struct opcode *c)
+{
+	struct x64 *a = e->a;
+	bool alone = tcg_may_drop_lock(e->c);
+
+	if (alone && in->op->exec.self == exec_XCHG && c->o.mem && c->reg.host != REG_NONE) {
+		emit_exchange(e, c);
+		return;
+	}
+	if (in->prefixes & PFX_LOCK && !alone)
+		x64_u8(a, 0xf0);
+	if (is_short(in)) {
+		emit_short(a, c);
+	} else {
+		c->o.no_modrm = !c->modrm;
+		x64_op(a, &c->o);
+	}
+	for (unsigned n = 0; n < c->imm_len; n++)
+		x64_u8(a, (u8)(c->imm >> 8 * n));
+}
+
 void op_emit(struct emit *e, unsigned i)
 {
 	const struct insn *in = &e->b->insn[i];
-	struct x64 *a = e->a;
 	struct opcode c = { 0 };
 	bool divides = in->op->exec.self == exec_DIV || in->op->exec.self == exec_IDIV;
 
@@ -470,16 +512,7 @@ void op_emit(struct emit *e, unsigned i)
 		operand(e, in, n, &c);
 	if (in->op->cls == CLS_NATIVE || divides)
 		site_add(e, i);
-	if (in->prefixes & PFX_LOCK)
-		x64_u8(a, 0xf0);
-	if (is_short(in)) {
-		emit_short(a, &c);
-	} else {
-		c.o.no_modrm = !c.modrm;
-		x64_op(a, &c.o);
-	}
-	for (unsigned n = 0; n < c.imm_len; n++)
-		x64_u8(a, (u8)(c.imm >> 8 * n));
+	emit_encoded(e, in, &c);
 	place_put(e, &c.rm);
 	place_put(e, &c.vvvv);
 	place_put(e, &c.reg);

@@ -8,6 +8,7 @@
 #include <linux/filter.h>
 #include <linux/fs.h>
 #include <linux/kvm.h>
+#include <linux/membarrier.h>
 #include <seccomp.h>
 #include <stdbool.h>
 #include <stdio.h>

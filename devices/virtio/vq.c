@@ -21,17 +21,17 @@ struct desc {
 	u16 flags, next;
 };
 
-/* Ring words are accessed in one total order: each side stores its index, then looks whether the
- * other still sleeps, and must not see the past (§2.7.7.2, §2.7.10.1). */
+/* Each side stores its index, then looks whether the other still sleeps, and must not see the past
+ * (§2.7.7.2, §2.7.10.1): mem_fence() stands between. */
 static u16 ring_load16(const u8 *p)
 {
-	return __atomic_load_n((const u16 *)p, __ATOMIC_SEQ_CST);
+	return __atomic_load_n((const u16 *)p, __ATOMIC_ACQUIRE);
 }
 
 /* Store into the used ring, and say so to those who watch memory. */
 static void used_store16(struct vq *q, u32 off, u16 val)
 {
-	__atomic_store_n((u16 *)(q->used + off), val, __ATOMIC_SEQ_CST);
+	__atomic_store_n((u16 *)(q->used + off), val, __ATOMIC_RELEASE);
 	mem_dirty(q->mem, q->s->used + off, sizeof val);
 }
 
@@ -196,6 +196,7 @@ int vq_pop(struct vq *q, struct chain *c)
 		return -EPROTO;
 	if (!q->budget)
 		return 0;
+	mem_fence(q->mem); /* a LOCK of the driver's may have had to stand for an SFENCE */
 	c->head = ring_load16(q->avail + entry);
 	c->out_n = c->in_n = c->in_at = c->out_at = 0;
 	c->out_len = c->in_len = 0;
@@ -229,6 +230,7 @@ bool vq_wants_signal(struct vq *q)
 	if (now == before)
 		return false;
 	q->s->signalled = now;
+	mem_fence(q->mem);
 	if (!q->event_idx)
 		return !(ring_load16(q->avail + RING_FLAGS) & RING_NO_NOTIFY);
 	u16 event = ring_load16(q->avail + RING_ENTRIES + q->size * AVAIL_ENTRY);
@@ -248,6 +250,7 @@ bool vq_kick_on(struct vq *q)
 		used_store16(q, RING_ENTRIES + q->size * USED_ENTRY, q->s->last_avail);
 	else
 		used_store16(q, RING_FLAGS, 0);
+	mem_fence(q->mem);
 	return ring_load16(q->avail + RING_IDX) != q->s->last_avail;
 }
 

@@ -3,6 +3,7 @@
 #include <linux/audit.h>
 #include <linux/fs.h>
 #include <linux/kvm.h>
+#include <linux/membarrier.h>
 #include <linux/seccomp.h>
 #include <signal.h>
 #include <sys/ioctl.h>

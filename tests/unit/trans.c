@@ -1,6 +1,7 @@
 /* trans.c - the translator against the interpreter: loops of random instructions, made from the
  * rows of ops.def, with branches, memory operands, pushes and pops, run long enough to be
  * translated; all state must agree, faults included. */
+#include <sched.h>
 #include <unistd.h>
 
 #include "../../tcg/native.h"
@@ -87,6 +88,8 @@ static void row_encode(const struct op *op, u8 *p)
 	} else {
 		static const u8 prefix[] = { 0, 0x66, 0xf3, 0xf2 };
 
+		if (op->flags & F_LOCKOK && modrm >> 6 == 1 && test_random() % 2)
+			*p++ = 0xf0;
 		if (pp)
 			*p++ = prefix[pp];
 		if (rex)
@@ -138,7 +141,7 @@ static bool add_row(struct program *p, const struct op *op)
 
 	row_encode(op, bytes);
 	len = decode(&in, bytes, INSN_MAX, MODE_64);
-	if (len <= 0 || in.op != op || in.asize != 8 || in.prefixes & (PFX_LOCK | PFX_SEG) ||
+	if (len <= 0 || in.op != op || in.asize != 8 || in.prefixes & PFX_SEG ||
 	    writes_reserved(&in) || !memory_wanted(&in))
 		return false;
 	if (op_flags_before(&in, 0) & p->undefined)
@@ -371,7 +374,10 @@ TEST(trans_agrees_with_the_interpreter_on_random_loops)
 			if (op_rows[i].cls != CLS_NATIVE)
 				ints[n_ints++] = &op_rows[i];
 		}
+	OK(p.trans->mem.fence);
 	for (unsigned i = 0; i < PROGRAMS; i++) {
+		if (i == PROGRAMS / 2)
+			p.trans->mem.fence = NULL; /* LOCK stays, from now on */
 		if (i % 3)
 			program_make(&g, ints, n_ints);
 		else
@@ -545,4 +551,117 @@ TEST(trans_is_left_soon_when_kicked)
 	OK(k->c->trans->stat_enters > 0);
 	OK(k->c->budget < BUDGET_GONE / 2);
 	cpu_kit_free(k);
+}
+
+/* --- LOCK ------------------------------------------------------------------------------------- */
+static bool emitted(const struct cpu_kit *k, const void *code, size_t n)
+{
+	const struct code_cache *cache = &k->c->trans->cache;
+
+	return memmem(cache->rw + cache->keep, cache->pos - cache->keep, code, n);
+}
+
+static void lock_expect(bool devices_fence, u32 vcpus, bool kept)
+{
+	static const u8 inc[] = { 0xf0, 0x41, 0xff }, xchg[] = { 0x41, 0x87, 0x01 };
+	struct cpu_kit *k = cpu_kit_new();
+
+	/* lock inc dword [rsi]; xchg [rdi], eax; dec ecx; jnz back; hlt */
+	CODE(k, 0xf0, 0xff, 0x06, 0x87, 0x07, 0xff, 0xc9, 0x75, 0xf7, 0xf4);
+	k->s->gpr[RSI] = KIT_DATA;
+	k->s->gpr[RDI] = KIT_DATA + 512;
+	k->s->gpr[RCX] = 4 * HEAT;
+	k->env.vcpus = (struct vcpu *[]){ k->vcpus[0], NULL };
+	k->env.nr_vcpus = vcpus;
+	if (!devices_fence)
+		k->mem.fence = NULL;
+	cpu_kit_run(k);
+	EQ(ld32(k->ram + KIT_DATA), 4 * HEAT);
+	OK(k->c->trans->stat_blocks > 0);
+	EQ(emitted(k, inc, sizeof inc), kept);
+	EQ(emitted(k, xchg, sizeof xchg), kept);
+	k->env.nr_vcpus = 1;
+	cpu_kit_free(k);
+}
+
+TEST(trans_locks_unless_the_vcpu_is_alone_and_devices_fence_for_it)
+{
+	lock_expect(true, 1, false);
+	lock_expect(true, 2, true);
+	lock_expect(false, 1, true);
+}
+
+/* Offsets of what a guest and a device share, each in a line of its own. */
+enum { DRIVERS = 0, DEVICES = 0x40, GO = 0x80, DRIVER_SAW = 0xc0, DONE = 0x100, LITMUS_ROUNDS = 500 };
+
+static void *litmus_guest(void *arg)
+{
+	cpu_kit_run(arg);
+	return NULL;
+}
+
+static _Atomic u32 *litmus_word(struct cpu_kit *k, unsigned off)
+{
+	return (_Atomic u32 *)(k->ram + KIT_DATA + off);
+}
+
+/* Store, fence, look: one of both must see the other's store.  True if one did. */
+static bool litmus_round(struct cpu_kit *k, u32 n)
+{
+	u32 saw;
+
+	atomic_store(litmus_word(k, GO), n);
+	for (u32 i = 0; i < n % 256; i++)
+		__asm__ volatile("" : : : "memory");
+	atomic_store_explicit(litmus_word(k, DEVICES), n, memory_order_release);
+	mem_fence(&k->mem);
+	saw = atomic_load(litmus_word(k, DRIVERS));
+	while (atomic_load(litmus_word(k, DONE)) < n)
+		sched_yield();
+	return saw == n || atomic_load(litmus_word(k, DRIVER_SAW)) == n;
+}
+
+static void litmus(const u8 *fence, size_t len)
+{
+	static const u8 head[] = {
+		0xff, 0xc1, /* inc ecx */
+		0x39, 0x0f, /* cmp [rdi], ecx */
+		0x72, 0xfc, /* jb back to that */
+		0x89, 0x0e, /* mov [rsi], ecx */
+	}, tail[] = {
+		0x8b, 0x46, 0x40, /* mov eax, [rsi + 64] */
+		0x89, 0x47, 0x40, /* mov [rdi + 64], eax */
+		0x89, 0x0b, /* mov [rbx], ecx */
+		0x81, 0xf9, LITMUS_ROUNDS & 0xff, LITMUS_ROUNDS >> 8, 0, 0, /* cmp ecx, ROUNDS */
+		0x72, 0, /* jb to the start */
+		0xf4,
+	};
+	struct cpu_kit *k = cpu_kit_new();
+	u8 code[sizeof head + 8 + sizeof tail];
+	size_t n = sizeof head + len + sizeof tail;
+	pthread_t t;
+
+	memcpy(code, head, sizeof head);
+	memcpy(code + sizeof head, fence, len);
+	memcpy(code + sizeof head + len, tail, sizeof tail);
+	code[n - 2] = (u8)(1 - n);
+	cpu_kit_code(k, code, n);
+	k->s->gpr[RSI] = KIT_DATA;
+	k->s->gpr[RDI] = KIT_DATA + GO;
+	k->s->gpr[RBX] = KIT_DATA + DONE;
+	EQ(pthread_create(&t, NULL, litmus_guest, k), 0);
+	for (u32 i = 1; i <= LITMUS_ROUNDS; i++)
+		OK(litmus_round(k, i));
+	pthread_join(t, NULL);
+	OK(k->c->trans->stat_enters > 0);
+	cpu_kit_free(k);
+}
+
+TEST(trans_guest_without_lock_and_device_never_miss_each_other)
+{
+	static const u8 add[] = { 0xf0, 0x83, 0x43, 0x40, 0 }, /* lock add dword [rbx + 64], 0 */
+		xchg[] = { 0x87, 0x53, 0x40 }; /* xchg [rbx + 64], edx */
+
+	litmus(add, sizeof add);
+	litmus(xchg, sizeof xchg);
 }

@@ -405,6 +405,36 @@ TEST(vq_signal_obeys_the_event_index)
 	OK(vq_kick_on(&q));
 }
 
+static gpa_t watched;
+static u16 seen;
+
+/* A driver that acts just while the device stands at its fence. */
+static void driver_at_fence(void)
+{
+	seen = ld16(ptr(watched));
+	if (watched == USED + 2)
+		st16(ptr(AVAIL + 4 + SIZE * 2), seen - 1); /* tell me of the last one */
+	else
+		offer(0);
+}
+
+TEST(vq_fences_between_its_own_index_and_the_drivers)
+{
+	set_up(VIRTIO_F_EVENT_IDX);
+	desc(DESC, 0, DATA, 16, 0, 0);
+	EQ(pop_one(0), 1);
+	mem.fence = driver_at_fence;
+	watched = USED + 2;
+	st16(ptr(AVAIL + 4 + SIZE * 2), 77); /* not of this one */
+	vq_push(&q, &c, 0);
+	OK(vq_wants_signal(&q));
+	EQ(seen, 1);
+	watched = USED + 4 + SIZE * 8;
+	OK(vq_kick_on(&q));
+	EQ(seen, 1);
+	mem.fence = NULL;
+}
+
 TEST(vq_kick_off_and_on_use_the_flag_without_the_event_index)
 {
 	set_up(0);
