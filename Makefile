@@ -1,7 +1,7 @@
 # Builds mvm: one static-pie musl binary.  `make` never touches the network; `make help` lists the rest.
 #
-# Variables: O=dir (output, default build)  V=1 (show commands)  OPT="-O1 -g3"  SAN=address|undefined|
-# thread (a glibc build of the tests in build/san-$(SAN))  JOBS=n  PREFIX=/usr/local  DESTDIR=
+# Variables: O=dir (output, default build)  V=1 (show commands)  OPT="-O1 -g3"  SAN=address (with
+# undefined) or thread (a glibc build in build/san-$(SAN))  JOBS=n  PREFIX=/usr/local  DESTDIR=
 
 VERSION := 0.1.0
 SAN ?=
@@ -29,8 +29,8 @@ TEST_SRC := $(sort $(wildcard tests/test.c tests/rig.c tests/unit/*.c tests/cont
 FUZZ_NAMES := $(filter-out replay,$(basename $(notdir $(sort $(wildcard tests/fuzz/*.c)))))
 
 obj = $(patsubst %.c,$(O)/obj/%.o,$(1))
-LIB_OBJ := $(call obj,$(LIB_SRC)) $(if $(SAN),,$(O)/obj/tools/start.o $(O)/obj/tools/libc_shim.o \
-	$(O)/obj/tools/zstd_legacy.o)
+LIB_OBJ := $(call obj,$(LIB_SRC)) $(if $(SAN),$(O)/obj/tools/san_shim.o,$(O)/obj/tools/start.o \
+	$(O)/obj/tools/libc_shim.o $(O)/obj/tools/zstd_legacy.o)
 GUESTS := $(patsubst tests/guest/%.S,$(O)/guest-tests/%.elf,$(sort $(wildcard tests/guest/*.S)))
 REPLAYS := $(FUZZ_NAMES:%=$(O)/fuzz/%-replay)
 FUZZERS := $(FUZZ_NAMES:%=$(O)/fuzz/%)
@@ -60,8 +60,17 @@ LINK = gcc -static-pie -nostdlib -Wl,-z,relro,-z,now,-z,noexecstack,-z,separate-
 else
 # __NO_INLINE__ hides glibc's inline floating-point functions, which -mgeneral-regs-only rejects.
 CC := gcc
-CFLAGS := $(COMMON) $(WARN) -Werror -fPIE -D__NO_INLINE__ -fsanitize=$(SAN) -fno-sanitize-recover=all
-LINK = gcc -pie -fsanitize=$(SAN) -pthread -o $@ $(filter %.o,$^) $(LIBS)
+SAN_FLAGS := -fsanitize=$(SAN) $(if $(filter address,$(SAN)),-fsanitize=undefined)
+CFLAGS := $(COMMON) $(WARN) -Werror -fPIE -D__NO_INLINE__ $(SAN_FLAGS) -fno-sanitize-recover=all
+LINK = gcc -pie $(SAN_FLAGS) -pthread -o $@ $(filter %.o,$^) $(MEM_WRAP) $(LIBS)
+endif
+# What the sanitizers' run-times and glibc do with vector registers: tools/san_shim.c.  TSan calls its
+# run-time at every access to memory, so files whose functions run while the guest's vector state is
+# in the host's registers are left as they are.
+MEM_WRAP := -Wl,--wrap=memcpy,--wrap=memmove,--wrap=memset,--wrap=memcmp
+ifeq ($(SAN),thread)
+$(O)/obj/tcg/%.o $(O)/obj/tests/test.o $(O)/obj/tests/unit/native.o: CFLAGS := \
+	$(filter-out -fsanitize=%,$(CFLAGS))
 endif
 FUZZ_CFLAGS := $(COMMON) -D__NO_INLINE__ -w -fsanitize=fuzzer-no-link,address
 
@@ -84,6 +93,7 @@ run: ## install what is missing, build, prepare a Debian guest and boot it to a 
 test: ## install what is missing, build, prepare the guests, then run every test
 	$(Q)scripts/setup.sh build guest test
 	$(Q)$(MAKE) all tests
+	$(Q)$(MAKE) SAN=address all tests
 	$(Q)scripts/guest.sh all
 	$(Q)scripts/test.sh $(O) $(SUITES)
 
@@ -92,8 +102,11 @@ tests: $(TEST_BINS) $(GUESTS) ## build the test programs
 unit: $(O)/mvm-test ## build and run the unit, contract and conformance tests only (T=substring)
 	$(Q)$(O)/mvm-test $(T)
 
-san: ## unit tests under ASan, UBSan and TSan (glibc builds)
-	$(Q)for s in address undefined thread; do $(MAKE) SAN=$$s unit || exit 1; done
+san: ## unit tests, fuzz corpora and boots under ASan with UBSan, then TSan (glibc builds)
+	$(Q)scripts/setup.sh build guest test
+	$(Q)scripts/guest.sh all
+	$(Q)for s in address thread; do $(MAKE) SAN=$$s all tests && \
+		scripts/test.sh build/san-$$s unit fuzz e2e || exit 1; done
 
 e2e: all $(GUESTS) ## boot guests and look at what they print (T=substring)
 	$(Q)scripts/setup.sh guest test

@@ -69,7 +69,7 @@ static bool open_standard_fds(void)
 
 int main(int argc, char **argv)
 {
-	struct config cfg;
+	static struct config cfg; /* what options_parse allocates lives as long */
 	struct err e;
 
 	trace_mark("main");

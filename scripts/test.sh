@@ -1,12 +1,13 @@
 #!/bin/bash
 # test.sh OUT [SUITE...]: runs the suites against the programs in OUT, prints one line for each and
-# ends with "N passed, N failed, N skipped" over all of them.  Suites: gate unit oracle fuzz lint kvm e2e.
+# ends with "N passed, N failed, N skipped" over all of them.  Suites: gate unit oracle fuzz lint kvm e2e
+# san; the last is unit and e2e of the build with ASan and UBSan beside OUT.
 # A suite's own output goes to OUT/test-SUITE.log; what failed or was skipped is shown here too.
 set -u
 cd "$(dirname "$0")/.." || exit 2
 out=$1
 shift
-[ $# -gt 0 ] || set -- gate unit oracle fuzz lint kvm e2e
+[ $# -gt 0 ] || set -- gate unit oracle fuzz lint kvm e2e san
 passed=0 failed=0 skipped=0
 
 # add NAME LOG STATUS: takes "N passed, N failed, N skipped" from the log's last such line
@@ -43,7 +44,20 @@ suite_kvm()
 	[ ! -w /dev/kvm ] || { echo "SKIP kvm nested: the host has KVM, see unit"; echo "0 passed, 0 failed, 1 skipped"; return; }
 	timeout 300 scripts/kvm-nested.sh "$out/mvm-test" kvm_
 }
-suite_e2e() { python3 tests/e2e/run.py --mvm "$out/mvm"; }
+# Of a sanitized build only some boots: their sum is what the others do, and they take several times as long.
+suite_e2e()
+{
+	local names=
+	case $out in
+	*/san-*)
+		names="power_off reset_ends halt_with triple_fault debug_exit signals_end privileged small_things two_cpus"
+		export MVM_E2E_SLOW=${MVM_E2E_SLOW:-6}
+		;;
+	esac
+	# shellcheck disable=SC2086
+	python3 tests/e2e/run.py --mvm "$out/mvm" $names
+}
+suite_san() { scripts/test.sh "$out/san-address" unit e2e; }
 
 for suite in "$@"; do
 	declare -F "suite_$suite" >/dev/null || { echo "test: no suite $suite" >&2; exit 2; }

@@ -357,9 +357,9 @@ static u16 *stub_slot(struct native *n, const struct stub *want)
 		h = (h ^ want->code[i]) * 16777619;
 	for (h ^= h >> 15;; h++) {
 		u16 *slot = &n->hash[h % STUB_HASH];
-		const struct stub *s = &n->stub[*slot - 1];
+		const struct stub *s = *slot ? &n->stub[*slot - 1] : NULL;
 
-		if (!*slot ||
+		if (!s ||
 		    (s->code_len == want->code_len && s->flags == want->flags &&
 		     s->mem_size == want->mem_size && !memcmp(s->code, want->code, s->code_len)))
 			return slot;

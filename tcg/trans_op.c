@@ -110,12 +110,11 @@ enum count { COUNT_NO_SHIFT, COUNT_ZERO, COUNT_SOME, COUNT_CL };
 
 static enum count shift_count(const struct insn *in)
 {
-	const struct opd *o = &in->opd[in->nopd - 1];
 	u8 mask = in->opd[0].size == 8 ? 63 : 31;
 
 	if (!is_shift(in))
 		return COUNT_NO_SHIFT;
-	if (o->kind != OPD_IMM)
+	if (in->opd[in->nopd - 1].kind != OPD_IMM)
 		return COUNT_CL;
 	return in->imm & mask ? COUNT_SOME : COUNT_ZERO;
 }
