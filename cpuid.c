@@ -72,8 +72,8 @@ static const struct feature_word {
 	  .ours = B(0) | B(1) | B(7) | B(9) | B(10) },
 	/* GFNI VAES VPCLMULQDQ MOVDIRI; RDPID */
 	{ .leaf = 7, .reg = ECX, .host = B(8) | B(9) | B(10) | B(27), .ours = B(22) },
-	/* FSRM ARCH_CAPABILITIES */
-	{ .leaf = 7, .reg = EDX, .ours = B(4) | B(29) },
+	/* FSRM SERIALIZE (Linux would else do an IRET each time) ARCH_CAPABILITIES */
+	{ .leaf = 7, .reg = EDX, .ours = B(4) | B(14) | B(29) },
 	/* XSAVEOPT XSAVEC; XGETBV with ECX = 1 */
 	{ .leaf = 0xd, .subleaf = 1, .reg = EAX, .host = B(0) | B(1), .ours = B(2) },
 	/* LAHF LZCNT PREFETCHW */

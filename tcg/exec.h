@@ -70,7 +70,6 @@ struct interp {
 	u64 link_page;            /* host page of the block it belongs to */
 	struct insn one;          /* for interp_one */
 	bool stepping;            /* a repeated instruction does one iteration */
-	bool irq_masked;          /* an interrupt waits for RFLAGS.IF */
 	u64 pause_tsc, spin_tsc;  /* the last PAUSE; the first of those in quick succession */
 	u64 look_tsc;             /* host TSC when the timer is worth a look */
 	/* Code changed by others: another vCPU's stores, DMA.  guard: inbox_lock */

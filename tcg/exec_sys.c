@@ -501,9 +501,15 @@ const struct insn *exec_STI(struct tcg_cpu *c, const struct insn *in)
 {
 	if (!if_allowed(c))
 		return insn_fault(c, in);
-	if (!(c->v.s.rflags & FL_IF))
-		c->v.s.int_shadow = 1;
+	if (c->v.s.rflags & FL_IF)
+		return in + 1;
 	c->v.s.rflags |= FL_IF;
+	/* The shadow matters only to an interrupt that waits; one that comes later is seen at the
+	 * end of the block, and so behind the next instruction if there is one. */
+	if (in != &c->interp->one && in[1].fn != exec_fall_through && !c->irq_masked &&
+	    !is_kicked(c))
+		return in + 1;
+	c->v.s.int_shadow = 1;
 	return insn_end(c, in);
 }
 

@@ -316,7 +316,7 @@ static bool event_unmasked(const struct tcg_cpu *c)
 {
 	const struct cpu_state *s = &c->v.s;
 
-	return (c->interp->irq_masked && s->rflags & FL_IF) || (s->nmi_pending && !s->nmi_blocked);
+	return (c->irq_masked && s->rflags & FL_IF) || (s->nmi_pending && !s->nmi_blocked);
 }
 
 void interp_run(struct tcg_cpu *c)

@@ -305,7 +305,7 @@ static void take_event(struct tcg_cpu *c)
 
 	if (unlikely(s->event_valid))
 		return take_begun_event(c);
-	c->interp->irq_masked = irq && !(s->rflags & FL_IF);
+	c->irq_masked = irq && !(s->rflags & FL_IF);
 	if (!nmi && !(irq && s->rflags & FL_IF))
 		return;
 	if (s->int_shadow && s->mp_state == MP_RUNNABLE) {

@@ -82,6 +82,7 @@ struct tcg_cpu {
 	struct exc exc;
 	u64 code_rip;    /* RIP of offset 0 of the page the running block is in */
 	s32 budget;      /* instructions until timers are looked at again */
+	bool irq_masked; /* an interrupt waits for RFLAGS.IF */
 	_Atomic u32 kicked; /* requests are waiting, see tcg_hurry */
 
 	struct tlb *tlb;       /* data and fetch at the current CPL: &tlbs[bank][user] */

@@ -103,6 +103,10 @@ enum way {
 	WAY_PUSH,
 	WAY_POP,
 	WAY_LEAVE,
+	WAY_PUSHF,
+	WAY_IF, /* CLI, STI */
+	WAY_FROM_SREG,
+	WAY_BITS, /* of memory, by a register */
 	WAY_JCC,
 	WAY_JMP,
 	WAY_CALL,
@@ -187,6 +191,14 @@ void emit_leave(struct emit *e, u32 exit);                  /* for exit & 0xfff 
 void emit_go(struct emit *e, s64 to, unsigned edge);        /* to to of this page or beyond */
 void emit_insn(struct emit *e, unsigned i);
 void emit_clobber(struct emit *e, unsigned i); /* our code changes EFLAGS before instruction i */
+void emit_flags_needed(struct emit *e, u16 need);
+/* Whatever of e->late is not complete goes on here. */
+void emit_late_back(struct emit *e, unsigned from);
+/* T0 becomes the linear address of an access, by from it. */
+void emit_linear(struct emit *e, const struct insn *in, unsigned which, s64 by);
+/* An access of instruction i: it is at [T0 + result] of the host. */
+s32 emit_access(struct emit *e, unsigned i, unsigned which, unsigned size, bool write);
+void emit_store(struct x64 *a, s32 disp, unsigned reg); /* reg, to [T0 + disp] */
 void emit_jump(struct x64 *a, const u8 *to);
 u8 *emit_jcc(struct x64 *a, unsigned cond); /* rel32 to be filled in */
 void emit_patch(u8 *rel32, const u8 *to);
@@ -223,7 +235,14 @@ _Static_assert(sizeof(struct group_info) == 8, "goes through a register");
 /* T2 becomes the offset of rip T0 in hot.near[]. */
 void emit_near_index(struct x64 *a);
 void emit_rr(struct x64 *a, u8 opcode, bool w, unsigned rm, unsigned reg);
+enum { SHIFT_SHL = 4, SHIFT_SHR, SHIFT_SAR = 7 };
 void emit_shift(struct x64 *a, unsigned digit, bool w, unsigned reg, u8 n);
+
+/* trans_sys.c */
+void emit_pushf(struct emit *e, unsigned i);
+void emit_if(struct emit *e, unsigned i);
+void emit_from_sreg(struct emit *e, const struct insn *in);
+void emit_bits(struct emit *e, unsigned i);
 
 /* trans_op.c */
 bool op_can(const struct insn *in);

@@ -32,7 +32,7 @@ void emit_rr(struct x64 *a, u8 opcode, bool w, unsigned rm, unsigned reg)
 	x64_op(a, &(struct x64_op){ .opcode = opcode, .w = w, .reg = (u8)reg, .rm = (u8)rm });
 }
 
-/* digit: 4 SHL, 5 SHR */
+/* digit: SHIFT_* */
 void emit_shift(struct x64 *a, unsigned digit, bool w, unsigned reg, u8 n)
 {
 	x64_op(a, &(struct x64_op){ .opcode = 0xc1,

@@ -14,7 +14,7 @@ void emit_clobber(struct emit *e, unsigned i)
 	e->in_reg = false;
 }
 
-static void emit_flags_needed(struct emit *e, u16 need)
+void emit_flags_needed(struct emit *e, u16 need)
 {
 	if (need && !e->in_reg) {
 		emit_scratch(e, T2);
@@ -120,7 +120,7 @@ struct late *late_add(struct emit *e, u8 *jump, const struct insn *in)
 }
 
 /* Whatever of e->late is not complete goes on here. */
-static void late_back(struct emit *e, unsigned from)
+void emit_late_back(struct emit *e, unsigned from)
 {
 	for (; from < e->lates; from++) {
 		if (e->late[from].group)
@@ -170,7 +170,7 @@ void emit_check(struct emit *e, const struct insn *in, unsigned size, bool write
 }
 
 /* T0 becomes the linear address of an access, by from it. */
-static void emit_linear(struct emit *e, const struct insn *in, unsigned which, s64 by)
+void emit_linear(struct emit *e, const struct insn *in, unsigned which, s64 by)
 {
 	struct insn moved = *in;
 
@@ -178,7 +178,8 @@ static void emit_linear(struct emit *e, const struct insn *in, unsigned which, s
 		bool push;
 
 		emit_scratch(e, T0);
-		push = insn_way(in) == WAY_PUSH || insn_way(in) == WAY_CALL;
+		push = insn_way(in) == WAY_PUSH || insn_way(in) == WAY_CALL ||
+		       insn_way(in) == WAY_PUSHF;
 
 		x64_lea(e->a, T0, insn_way(in) == WAY_LEAVE ? (unsigned)RBP : HOST_SP,
 			(s32)by - (push ? 8 : 0));
@@ -236,7 +237,7 @@ static void emit_group_check(struct emit *e, unsigned i, unsigned which, unsigne
 }
 
 /* An access of instruction i: it is at [T0 + result] of the host. */
-static s32 emit_access(struct emit *e, unsigned i, unsigned which, unsigned size, bool write)
+s32 emit_access(struct emit *e, unsigned i, unsigned which, unsigned size, bool write)
 {
 	const struct insn *in = &e->b->insn[i];
 	const struct touch *x = &e->touch[i][which];
@@ -421,7 +422,7 @@ static void emit_step(struct emit *e, unsigned i)
 	e->in_mem = true;
 }
 
-static void emit_store(struct x64 *a, s32 disp, unsigned reg)
+void emit_store(struct x64 *a, s32 disp, unsigned reg)
 {
 	x64_op(a, &(struct x64_op){ .opcode = 0x89,
 				    .w = true,
@@ -457,7 +458,7 @@ static void emit_push(struct emit *e, unsigned i)
 		emit_store(e->a, disp, emit_get(e, in->opd[0].reg, 1 << T0));
 	}
 	x64_lea(e->a, HOST_SP, HOST_SP, -8);
-	late_back(e, from);
+	emit_late_back(e, from);
 }
 
 static void emit_pop(struct emit *e, unsigned i)
@@ -473,7 +474,7 @@ static void emit_pop(struct emit *e, unsigned i)
 	x64_load(e->a, h, T0, disp);
 	if (host_reg(reg) == REG_NONE)
 		emit_put(e, h, reg);
-	late_back(e, from);
+	emit_late_back(e, from);
 }
 
 static void emit_leave_frame(struct emit *e, unsigned i)
@@ -483,7 +484,7 @@ static void emit_leave_frame(struct emit *e, unsigned i)
 
 	x64_lea(e->a, HOST_SP, RBP, 8);
 	x64_load(e->a, RBP, T0, disp);
-	late_back(e, from);
+	emit_late_back(e, from);
 }
 
 static void emit_lea(struct emit *e, const struct insn *in)
@@ -554,6 +555,14 @@ static bool is_nop(const struct insn *in)
 	return self == exec_NOP || self == exec_ENDBR || self == exec_PREFETCH;
 }
 
+static bool is_bit_string(const struct insn *in)
+{
+	insn_fn self = in->op->exec.self;
+
+	return self == exec_BT_MEM || self == exec_BTS_MEM || self == exec_BTR_MEM ||
+	       self == exec_BTC_MEM;
+}
+
 static enum way end_way(const struct insn *in)
 {
 	insn_fn self = in->op->exec.self;
@@ -579,12 +588,20 @@ static enum way self_way(const struct insn *in)
 
 	if (is_nop(in))
 		return WAY_NOP;
+	if (self == exec_CLI || self == exec_STI)
+		return WAY_IF;
+	if (self == exec_MOV_FROM_SREG && kind == OPD_REG && in->size >= 4)
+		return WAY_FROM_SREG;
+	if (is_bit_string(in) && in->asize == 8 && in->size >= 4)
+		return WAY_BITS;
 	if (in->size != 8 || (kind == OPD_MEM && in->asize != 8))
 		return WAY_STEP;
 	if (self == exec_PUSH)
 		return WAY_PUSH;
 	if (self == exec_POP && kind == OPD_REG)
 		return WAY_POP;
+	if (self == exec_PUSHF)
+		return WAY_PUSHF;
 	return self == exec_LEAVE ? WAY_LEAVE : WAY_STEP;
 }
 
@@ -617,7 +634,7 @@ static void emit_operation(struct emit *e, unsigned i)
 		e->in_reg = true;
 		e->in_mem = false;
 	}
-	late_back(e, from);
+	emit_late_back(e, from);
 }
 
 void emit_insn(struct emit *e, unsigned i)
@@ -631,6 +648,10 @@ void emit_insn(struct emit *e, unsigned i)
 	case WAY_PUSH: emit_push(e, i); break;
 	case WAY_POP: emit_pop(e, i); break;
 	case WAY_LEAVE: emit_leave_frame(e, i); break;
+	case WAY_PUSHF: emit_pushf(e, i); break;
+	case WAY_IF: emit_if(e, i); break;
+	case WAY_FROM_SREG: emit_from_sreg(e, in); break;
+	case WAY_BITS: emit_bits(e, i); break;
 	case WAY_JCC:
 		emit_flags_needed(e, FL_ARITH);
 		emit_two_ways(e, in, emit_jcc(e->a, in->op->opcode & 15));

@@ -100,7 +100,7 @@ static void plan_written(struct plan *p, const struct insn *in)
 	if (in->op->cls == CLS_DRV)
 		return;
 	if (f == exec_MUL || f == exec_IMUL1 || f == exec_DIV || f == exec_IDIV ||
-	    f == exec_CMPXCHG) {
+	    f == exec_CMPXCHG || f == exec_CMPXCHG8B || f == exec_CMPXCHG16B) {
 		plan_kill(p, RAX);
 		plan_kill(p, RDX);
 	}
@@ -164,6 +164,7 @@ static void plan_insn(struct plan *p, unsigned i)
 			plan_written(p, in);
 		break;
 	case WAY_PUSH:
+	case WAY_PUSHF:
 	case WAY_CALL:
 		if (mem) /* whose slow path would leave out the other's check */
 			plan_mem(p, i, in, 8, false);
@@ -184,6 +185,7 @@ static void plan_insn(struct plan *p, unsigned i)
 		plan_stack(p, i, RBP, 0, false);
 		plan_leave(p);
 		break;
+	case WAY_FROM_SREG: plan_kill(p, in->opd[0].reg); break;
 	case WAY_STEP: plan_kill_all(p); break;
 	default: break;
 	}

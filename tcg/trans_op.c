@@ -51,7 +51,7 @@ static bool self_can(const struct insn *in)
 	insn_fn f = in->op->exec.self;
 	bool mem = in->opd[0].kind == OPD_MEM;
 
-	if (f == exec_XADD || f == exec_CMPXCHG)
+	if (f == exec_XADD || f == exec_CMPXCHG || f == exec_CMPXCHG8B || f == exec_CMPXCHG16B)
 		return mem;
 	return f == exec_MUL || f == exec_IMUL1 || f == exec_DIV || f == exec_IDIV ||
 	       f == exec_MULX || f == exec_XCHG;
@@ -502,14 +502,16 @@ void op_emit(struct emit *e, unsigned i)
 {
 	const struct insn *in = &e->b->insn[i];
 	struct opcode c = { 0 };
-	bool divides = in->op->exec.self == exec_DIV || in->op->exec.self == exec_IDIV;
+	insn_fn self = in->op->exec.self;
+	/* DIV, and CMPXCHG16B if it is not aligned */
+	bool faults = self == exec_DIV || self == exec_IDIV || self == exec_CMPXCHG16B;
 
 	if (x87_notes(in))
 		x87_note(e, i);
 	opcode_fields(in, &c, e->disp);
 	for (unsigned n = 0; n < in->nopd; n++)
 		operand(e, in, n, &c);
-	if (in->op->cls == CLS_NATIVE || divides)
+	if (in->op->cls == CLS_NATIVE || faults)
 		site_add(e, i);
 	emit_encoded(e, in, &c);
 	place_put(e, &c.rm);

@@ -488,6 +488,7 @@ const char *gen_skip_reason(const struct op *row, enum cpu_mode mode)
 		{ exec_RDSEED, "differs from run to run" },
 		{ exec_RDPID, "the host kernel's TSC_AUX" },
 		{ exec_CPUID, "shows our CPU model, not the host's" },
+		{ exec_SERIALIZE, "changes no state, and hosts may lack it" },
 		{ exec_XGETBV, "the host's XCR0 has more components" },
 		{ exec_HYPERCALL, "leaves the virtual machine, if the host is one" },
 		{ exec_SGDT, "shows the host kernel's table, or UMIP" },

@@ -37,7 +37,10 @@ static bool self_wanted(const struct op *op)
 	insn_fn f = op->exec.self;
 
 	return f == exec_MUL || f == exec_IMUL1 || f == exec_MULX || f == exec_XCHG ||
-	       f == exec_XADD || f == exec_CMPXCHG || f == exec_NOP || f == exec_CLD;
+	       f == exec_XADD || f == exec_CMPXCHG || f == exec_CMPXCHG8B || f == exec_CMPXCHG16B ||
+	       f == exec_NOP || f == exec_CLD || f == exec_PUSHF || f == exec_POPF || f == exec_CLI ||
+	       f == exec_STI || f == exec_MOV_FROM_SREG || f == exec_BT_MEM || f == exec_BTS_MEM ||
+	       f == exec_BTR_MEM || f == exec_BTC_MEM;
 }
 
 static bool row_wanted(const struct op *op)
@@ -664,4 +667,47 @@ TEST(trans_guest_without_lock_and_device_never_miss_each_other)
 
 	litmus(add, sizeof add);
 	litmus(xchg, sizeof xchg);
+}
+
+TEST(trans_sti_lets_a_waiting_interrupt_in_after_one_more_instruction)
+{
+	struct cpu_kit *k = cpu_kit_new();
+	u64 rax = 0;
+
+	/* cli; mov eax, 1; sti; inc eax; inc eax; hlt */
+	CODE(k, 0xfa, 0xb8, 1, 0, 0, 0, 0xfb, 0xff, 0xc0, 0xff, 0xc0, 0xf4);
+	for (unsigned hot = 0; hot < 2; hot++) {
+		k->c->irq_masked = true;
+		k->s->rflags &= ~(u64)FL_IF;
+		k->s->rip = KIT_CODE;
+		k->s->mp_state = MP_RUNNABLE;
+		k->c->budget = BUDGET;
+		interp_run(k->c);
+		EQ(k->s->gpr[RAX], 2);
+		EQ(k->s->rip, KIT_CODE + 9);
+		OK(k->s->rflags & FL_IF && !k->s->int_shadow);
+		k->c->irq_masked = false;
+		run_rounds(k, 2 * HEAT, &rax);
+		EQ(rax, 3);
+	}
+	OK(k->c->trans->stat_enters > 0);
+	cpu_kit_free(k);
+}
+
+TEST(trans_serialising_instructions_look_at_what_others_told)
+{
+	static const u8 code[][3] = { { 0x0f, 0x01, 0xe8 }, { 0x0f, 0xa2, 0x90 } }; /* SERIALIZE, CPUID */
+
+	for (unsigned i = 0; i < ARRAY_LEN(code); i++) {
+		struct cpu_kit *k = cpu_kit_new();
+		struct insn *in = &k->c->interp->one;
+
+		cpu_kit_code(k, code[i], 3);
+		OK(insn_fetch(k->c, in));
+		OK(in->fn(k->c, in) == in + 1);
+		tcg_engine.kick(k->vcpus[0]);
+		OK(in->fn(k->c, in) == NULL);
+		EQ(k->s->rip, KIT_CODE + in->len);
+		cpu_kit_free(k);
+	}
 }
