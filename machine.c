@@ -98,7 +98,9 @@ static void machine_env(struct machine *m)
 				      .vcpus = m->vcpus, .tsc_khz = host_tsc_khz(),
 				      .tcg_cache_bytes = m->cfg->tcg_cache_bytes,
 				      .irqchip_kind = m->cfg->irqchip,
-				      .interp_only = m->cfg->accel == ACCEL_INTERP };
+				      .interp_only = m->cfg->accel == ACCEL_INTERP,
+				      .stats = m->cfg->stats,
+				      .want_perf_map = m->cfg->perf_map };
 	m->chip.ops = &irqchip_user_ops;
 	m->chip.vcpus = m->vcpus;
 }
@@ -113,6 +115,8 @@ static int machine_build(struct machine *m, struct err *e)
 	rc = machine_signals(m, e);
 	if (rc == 0)
 		rc = machine_pick_engine(m, e);
+	if (rc == 0 && m->cfg->perf_map && (m->eng != &tcg_engine || m->cfg->accel == ACCEL_INTERP))
+		rc = err_set(e, -EINVAL, "--perf-map: nothing is translated here; use --accel tcg");
 	trace_mark("engine chosen");
 	if (rc == 0)
 		rc = memory_init(&m->mem, m->cfg->mem_bytes, e);

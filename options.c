@@ -296,6 +296,8 @@ static const struct opt opts[] = {
 	  "software CPU: memory for decoded code, and as much for generated code, per virtual CPU (16M)" },
 	{ "tcg-stats", 0, "stats", NULL, opt_flag, FIELD(stats),
 	  "print the CPU engine's counters at the end" },
+	{ "perf-map", 0, NULL, NULL, opt_flag, FIELD(perf_map),
+	  "software CPU: name translated code for perf in /tmp/perf-PID.map" },
 	{ "boot-trace", 0, NULL, NULL, opt_flag, FIELD(boot_trace),
 	  "print the time of each stage from process start to the first guest instruction, and of the guest's boot mark" },
 	{ "dry-run", 0, NULL, NULL, opt_flag, FIELD(dry_run),

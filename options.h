@@ -39,7 +39,7 @@ struct config {
 	u32 transport; /* enum transport */
 	const char *serial_path;
 	u64 tcg_cache_bytes;
-	bool rng, restart, dry_run, boot_trace, stats, quiet, verbose;
+	bool rng, restart, dry_run, boot_trace, stats, perf_map, quiet, verbose;
 	bool help, version;
 };
 

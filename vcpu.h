@@ -109,6 +109,9 @@ struct engine_env {
 	u64 tsc_khz;           /* of the host's TSC, which the guest sees */
 	u64 tcg_cache_bytes;   /* code cache of the software CPU */
 	bool interp_only;      /* --accel interp */
+	bool stats;            /* --tcg-stats */
+	bool want_perf_map;    /* --perf-map */
+	struct perf_map *perf_map; /* the engine's, NULL if not wanted */
 	u32 irqchip_kind;      /* KVM: enum irqchip_kind of options.h */
 	void *engine_priv;
 };

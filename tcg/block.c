@@ -117,11 +117,11 @@ void interp_flush(struct tcg_cpu *c)
 	memset(it->front, 0, sizeof it->front);
 	memset(it->hash, 0, sizeof it->hash);
 	memset(it->page, 0, sizeof it->page);
+	it->stat_flushes += it->used > 0;
 	it->used = 0;
 	it->flushes++;
 	it->link = NULL;
 	it->dropped = true;
-	it->stat_flushes++;
 	if (c->trans)
 		trans_flush(c);
 }

@@ -321,8 +321,7 @@ static bool event_unmasked(const struct tcg_cpu *c)
 
 void interp_run(struct tcg_cpu *c)
 {
-	s32 budget = c->budget;
-
+	c->paid_from = c->budget;
 	while (c->exc.vector == EXC_NONE && c->v.s.mp_state == MP_RUNNABLE && !c->shutdown &&
 	       !must_leave(c) && !step_wanted(c)) {
 		if (unlikely(c->v.s.int_shadow)) {
@@ -334,7 +333,6 @@ void interp_run(struct tcg_cpu *c)
 		c->v.s.rflags &= ~(u64)FL_RF;
 		run_blocks(c);
 	}
-	if (c->budget > BUDGET_GONE / 2) /* else nobody knows how much of it was used */
-		c->stat_insns += (u64)(budget - c->budget);
+	count_insns(c);
 	c->interp->link = NULL;
 }

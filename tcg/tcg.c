@@ -7,9 +7,7 @@
  * Initialization". */
 #include "engine.h"
 
-#include <inttypes.h>
 #include <linux/membarrier.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -143,6 +141,10 @@ static int tcg_init(struct engine_env *env, struct err *e)
 	env->engine_priv = code_map_new(env->mem, e);
 	if (!env->engine_priv)
 		return -ENOMEM;
+	if (env->want_perf_map && perf_map_open(env, e) < 0) {
+		code_map_free(env->engine_priv);
+		return e->code;
+	}
 	env->mem->written_ctx = env;
 	env->mem->written = tcg_written;
 	if (syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0)
@@ -154,6 +156,7 @@ static void tcg_free(struct engine_env *env)
 {
 	env->mem->written = NULL;
 	env->mem->fence = NULL;
+	perf_map_close(env);
 	code_map_free(env->engine_priv);
 	env->engine_priv = NULL;
 }
@@ -372,22 +375,6 @@ static enum vexit tcg_run(struct vcpu *v)
 	c->shutdown = false;
 	v->stat_exits++;
 	return (enum vexit)why;
-}
-
-static void tcg_stats(struct engine_env *env)
-{
-	for (u32 i = 0; i < env->nr_vcpus; i++) {
-		const struct tcg_cpu *c = tcg_of(env->vcpus[i]);
-
-		fprintf(stderr,
-			"cpu%u: %" PRIu64 " instructions, %" PRIu64 " stepped, %" PRIu64
-			" blocks made of %" PRIu64 " instructions, %" PRIu64 " dropped, %" PRIu64
-			" cache flushes, %" PRIu64 " TLB fills, %" PRIu64 " exceptions, %" PRIu64
-			" exits\n",
-			i, c->stat_insns, c->interp->stat_steps, c->stat_blocks, c->stat_decoded,
-			c->stat_invalidated, c->interp->stat_flushes, c->stat_tlb_fills,
-			c->stat_exc, c->v.stat_exits);
-	}
 }
 
 const struct engine tcg_engine = {

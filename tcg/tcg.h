@@ -108,6 +108,9 @@ struct tcg_cpu {
 			const u8 *code;
 		} near[1 << 10]; /* by rip; emptied when addresses change their meaning */
 		u64 span[65];   /* host addresses of groups' spans */
+		struct {        /* counted by translated code itself, under --tcg-stats only */
+			u64 insns, checks, indirect, far;
+		} count;
 		u32 exit;
 		struct trans_jump {
 			u64 host;       /* of the block's first byte; 0: none */
@@ -115,7 +118,8 @@ struct tcg_cpu {
 		} jump[1 << 14];
 	} hot;
 
-	u64 stat_insns, stat_blocks, stat_decoded, stat_tlb_fills, stat_exc, stat_invalidated;
+	s32 paid_from;   /* budget when it was looked at last for stat_insns */
+	u64 stat_insns /* paid for */, stat_blocks, stat_decoded, stat_tlb_fills, stat_exc, stat_invalidated;
 };
 
 static inline struct tcg_cpu *tcg_of(struct vcpu *v)
@@ -137,6 +141,16 @@ static inline void tcg_hurry(struct tcg_cpu *c)
 static inline bool tcg_may_drop_lock(const struct tcg_cpu *c)
 {
 	return c->v.env->nr_vcpus == 1 && c->v.env->mem->fence;
+}
+
+/* Instructions paid for since the last time; nobody knows how much of a budget that is gone was. */
+static inline u64 count_insns(struct tcg_cpu *c)
+{
+	s32 n = c->budget > BUDGET_GONE / 2 ? c->paid_from - c->budget : 0;
+
+	c->paid_from = c->budget;
+	c->stat_insns += (u64)n;
+	return (u64)n;
 }
 
 /* --- flags ---------------------------------------------------------------------------------- */
@@ -245,6 +259,13 @@ static inline unsigned trans_jump_index(u64 host)
 {
 	return (unsigned)(host ^ host >> 12) & ((1 << 14) - 1);
 }
+
+/* --- stats.c -------------------------------------------------------------------------------- */
+void tcg_stats(struct engine_env *env);
+
+/* --- perfmap.c ------------------------------------------------------------------------------ */
+int perf_map_open(struct engine_env *env, struct err *e);
+void perf_map_close(struct engine_env *env);
 
 /* --- interp.c ------------------------------------------------------------------------------- */
 int interp_init(struct tcg_cpu *c, struct err *e);

@@ -101,7 +101,8 @@ static void trans_forget(struct tcg_cpu *c)
 	t->blocks = 1;
 	t->sites = 0;
 	t->pending = 0;
-	t->stat_flushes++;
+	perf_map_flush(c);
+	t->stat.flushes++;
 }
 
 void trans_flush(struct tcg_cpu *c)
@@ -143,18 +144,24 @@ static void trans_make(struct tcg_cpu *c, struct block *b)
 	struct trans *t = c->trans;
 	struct trans_block *tb;
 	struct x64 a;
+	u64 began = host_rdtsc();
 
 	trans_reserve(c);
 	tb = &t->pool[t->blocks];
 	a.p = cache_reserve(&t->cache, TRANS_BLOCK_BYTES);
 	a.end = a.p + TRANS_BLOCK_BYTES;
 	a.full = false;
-	*tb = (struct trans_block){ .b = b, .at = t->cache.pos, .site = t->sites };
+	*tb = (struct trans_block){ .b = b, .at = t->cache.pos, .rip = c->code_rip + b->insn[0].pgoff,
+				    .mode = c->mode, .site = t->sites };
 	ASSERT(trans_emit(c, b, tb, &a));
 	cache_commit(&t->cache, (u32)(a.p - trans_rw(t, tb->at)));
 	b->trans = t->blocks++;
 	b->insn[0].fn = trans_enter;
-	t->stat_blocks++;
+	t->stat.blocks++;
+	t->stat.bytes_in += b->bytes;
+	t->stat.bytes_out += (u64)(a.p - trans_rw(t, tb->at));
+	perf_map_block(c);
+	t->stat.cycles += host_rdtsc() - began;
 }
 
 /* The edge that led out last leads to tb: have it go there by itself. */
@@ -172,6 +179,7 @@ static void trans_link(struct tcg_cpu *c, struct trans_block *tb)
 			edge_set(t, e, e->reg ? tb->fp_reg : tb->fp_mem);
 		else /* no circle of jumps forward is without one back, or to elsewhere */
 			edge_set(t, e, e->reg ? tb->pass_reg : tb->pass_mem);
+		t->stat.links++;
 		e->next = tb->in;
 		tb->in = t->pending;
 	}
@@ -204,13 +212,17 @@ static HANDLER trans_enter(struct tcg_cpu *c, const struct insn *in)
 	j->code = t->cache.rx + tb->enter_mem;
 	near_set(c, c->code_rip + in->pgoff, j->code);
 	c->budget += b->insns;
+	count_insns(c);
 	c->hot.exit = NO_EXIT;
 	gs_set(c);
 	((void (*)(const u8 *))(t->cache.rx + t->enter))(j->code);
-	t->stat_enters++;
+	t->stat.enters++;
+	t->stat.paid += count_insns(c);
 	if (c->hot.exit != NO_EXIT) {
 		c->v.s.rip = c->code_rip + (c->hot.exit & (PAGE_SIZE - 1));
 		t->pending = (c->hot.exit & ~(u32)EXIT_AT) >> 12;
+		t->stat.unlinked += t->pending != 0;
+		t->stat.budget += t->pending == 0;
 	}
 	return NULL;
 }
@@ -265,20 +277,37 @@ static bool string_fast(struct tcg_cpu *c, const struct insn *in)
 }
 
 /* --- called by translated code ---------------------------------------------------------------- */
+/* false: translated code is left. */
+static bool trans_end(struct tcg_cpu *c)
+{
+	c->trans->stat.ended++;
+	c->trans->stat.exceptions += c->exc.vector != EXC_NONE;
+	return false;
+}
+
+static void count_step(struct trans *t, const struct insn *in)
+{
+	if (unlikely(t->stat.handler))
+		t->stat.handler[in->op - op_rows]++;
+	t->stat.missed += insn_way(in) != WAY_STEP;
+}
+
 bool trans_step(struct tcg_cpu *c, const struct insn *in)
 {
 	bool fp = c->fp_live;
 	const struct insn *next;
 
+	if (unlikely(c->trans->counting))
+		count_step(c->trans, in);
 	if ((in->op->exec.self == exec_MOVS || in->op->exec.self == exec_STOS) &&
 	    string_fast(c, in))
 		return true;
 	next = insn_general(in)(c, in);
 	if (!next)
-		return false;
+		return trans_end(c);
 	if (unlikely(c->interp->dropped)) {
 		c->v.s.rip = insn_rip(c, next);
-		return false;
+		return trans_end(c);
 	}
 	if (fp)
 		fp_enter(c);
@@ -322,7 +351,7 @@ bool trans_split(struct tcg_cpu *c, struct block *b)
 	b->heat = HEAT;
 	b->insn[0].fn = trans_count;
 	c->v.s.rip = lin;
-	return false;
+	return trans_end(c);
 }
 
 /* b wants the FP state and it is not there, or may not be used. */
@@ -339,7 +368,7 @@ bool trans_fp(struct tcg_cpu *c, struct block *b)
 		return true;
 	}
 	trans_rest(c, b->insn);
-	return false;
+	return trans_end(c);
 }
 
 static gva_t group_linear(const struct tcg_cpu *c, const struct insn *in,
@@ -361,6 +390,7 @@ bool trans_group(struct tcg_cpu *c, const struct insn *in, u64 info)
 	void *host;
 	struct block *b;
 
+	c->trans->stat.missed++;
 	memcpy(&g, &info, sizeof g);
 	lin = group_linear(c, in, &g);
 	if (is_canonical(lin) && is_canonical(lin + g.size - 1)) {
@@ -368,7 +398,7 @@ bool trans_group(struct tcg_cpu *c, const struct insn *in, u64 info)
 
 		if (!lin_host(c, lin, g.size, g.own_write ? ACC_W : ACC_R, &host)) {
 			insn_fault(c, in);
-			return false;
+			return trans_end(c);
 		}
 		if (fp)
 			fp_enter(c);
@@ -383,7 +413,7 @@ bool trans_group(struct tcg_cpu *c, const struct insn *in, u64 info)
 		b->heat = 1;
 		b->insn[0].fn = trans_count;
 	}
-	return false;
+	return trans_end(c);
 }
 
 static const struct trans_block *trans_at(const struct trans *t, u32 off)
@@ -423,7 +453,7 @@ bool trans_trap(struct tcg_cpu *c, const struct insn *unused)
 	} else {
 		native_trap(c, in);
 	}
-	return false;
+	return trans_end(c);
 }
 
 /* --- set-up ----------------------------------------------------------------------------------- */
@@ -449,6 +479,10 @@ int trans_init(struct tcg_cpu *c, struct err *e)
 	rc = t->pool && t->site
 		     ? cache_init(&t->cache, (u32)(asked ? asked : CACHE_BYTES), e)
 		     : err_set(e, -ENOMEM, "cpu%u: no memory for the translator", c->v.index);
+	if (rc == 0 && c->v.env->stats) {
+		t->counting = true;
+		t->stat.handler = calloc(op_rows_n, sizeof *t->stat.handler);
+	}
 	if (rc < 0) {
 		trans_free(c);
 		return rc;
@@ -476,6 +510,7 @@ void trans_free(struct tcg_cpu *c)
 		munmap(t->pool, TRANS_BLOCKS * sizeof *t->pool);
 	if (t->site)
 		munmap(t->site, TRANS_SITES * sizeof *t->site);
+	free(t->stat.handler);
 	free(t);
 	c->trans = NULL;
 }

@@ -47,11 +47,12 @@ struct trans_edge {
 struct trans_block {
 	struct block *b; /* NULL: dropped */
 	u32 at; /* offset of its first byte; blocks are in order of it */
+	u64 rip; /* where the guest ran it first */
 	u32 enter_mem, enter_reg, dead_mem, dead_reg;
 	/* For jumps from a block that has seen to the FP state: the same without that, and forward
 	 * also without a look at the budget. */
 	u32 fp_mem, fp_reg, pass_mem, pass_reg;
-	u8 fp_need;
+	u8 fp_need, mode; /* enum cpu_mode */
 	u32 site, sites;
 	u32 in; /* the first edge that leads here, see next */
 	u16 misses; /* of groups' checks, that a fill of the TLB did not help */
@@ -69,7 +70,16 @@ struct trans {
 	/* Offsets of the common code */
 	u32 enter, leave, leave_rip, far, step, step_flags, fp, group, split, trap;
 	u64 near_gen; /* c->xlat_gen when hot.near[] was emptied last */
-	u64 stat_blocks, stat_flushes, stat_enters;
+	bool counting; /* --tcg-stats: translated code counts as well */
+	struct trans_stats {
+		u64 blocks, bytes_in, bytes_out, cycles, flushes, enters, paid;
+		u64 links; /* made between blocks */
+		u64 unlinked, budget, ended, exceptions; /* why it was left; the rest: target unknown */
+		u64 missed; /* checks of addresses, whose access the interpreter did */
+		u64 *handler; /* calls of each row's handler; NULL unless counting */
+	} stat;
+	u32 map_gen; /* of the perf map these blocks are in */
+	bool map_stale; /* it has blocks that are no more */
 };
 
 static inline u8 *trans_rw(const struct trans *t, u32 off)
@@ -86,6 +96,10 @@ bool trans_fp(struct tcg_cpu *c, struct block *b);
 bool trans_group(struct tcg_cpu *c, const struct insn *in, u64 info);
 bool trans_split(struct tcg_cpu *c, struct block *b);
 bool trans_trap(struct tcg_cpu *c, const struct insn *unused);
+
+/* perfmap.c: the newest block gets its line; code memory is about to be used again. */
+void perf_map_block(struct tcg_cpu *c);
+void perf_map_flush(struct tcg_cpu *c);
 
 /* trans_thunk.c: the code that all blocks share. */
 void trans_thunks(struct tcg_cpu *c, struct trans *t);
@@ -183,6 +197,9 @@ void emit_gs_set32(struct x64 *a, s32 off, u32 imm);
 void emit_imm64(struct x64 *a, unsigned reg, u64 imm);
 void emit_flags_save(struct x64 *a);
 void emit_flags_load(struct x64 *a);
+/* Add to a counter, flags kept, by way of register tmp. */
+#define emit_count(a, tmp, field, by) emit_add_quiet(a, tmp, GS_OFF(hot.count.field), by)
+void emit_add_quiet(struct x64 *a, unsigned tmp, s32 off, s32 by);
 
 /* trans_emit.c */
 struct late *late_add(struct emit *e, u8 *jump, const struct insn *in);

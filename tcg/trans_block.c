@@ -147,6 +147,8 @@ static u8 *emit_entries(struct emit *e)
 	fail = e->in_reg ? emit_budget_quiet(e) : emit_budget(e);
 	e->tb->pass_mem = e->in_reg || split ? e->tb->enter_mem : emit_off(e, a->p);
 	e->tb->pass_reg = clobber || split ? e->tb->enter_reg : emit_off(e, a->p);
+	if (e->t->counting)
+		emit_count(a, T1, insns, e->b->insns);
 	return fail;
 }
 

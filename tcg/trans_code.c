@@ -57,6 +57,13 @@ void emit_gs_set32(struct x64 *a, s32 off, u32 imm)
 	x64_u32(a, imm);
 }
 
+void emit_add_quiet(struct x64 *a, unsigned tmp, s32 off, s32 by)
+{
+	x64_load_gs(a, tmp, off);
+	x64_lea(a, tmp, tmp, by);
+	x64_store_gs(a, tmp, off);
+}
+
 void emit_imm64(struct x64 *a, unsigned reg, u64 imm)
 {
 	x64_u8(a, (u8)(0x48 | (reg & 8 ? 1 : 0)));

@@ -160,6 +160,8 @@ void emit_check(struct emit *e, const struct insn *in, unsigned size, bool write
 {
 	s32 off = write ? offsetof(struct tlb, w) : offsetof(struct tlb, r);
 
+	if (e->t->counting)
+		emit_count(e->a, T1, checks, 1);
 	late_add(e, emit_lookup(e, off, PAGE_SIZE - size), in);
 	x64_op(e->a, &(struct x64_op){ .opcode = 0x03,
 				       .w = true,
@@ -223,6 +225,8 @@ static void emit_group_check(struct emit *e, unsigned i, unsigned which, unsigne
 	emit_clobber(e, i);
 	again = e->a->p;
 	emit_linear(e, in, which, g->lo - x->eff);
+	if (e->t->counting)
+		emit_count(e->a, T1, checks, 1);
 	l = late_add(e, emit_lookup(e, off, PAGE_SIZE - info.span), in);
 	memcpy(&l->group, &info, sizeof info);
 	l->back = again;
@@ -281,6 +285,8 @@ static void emit_indirect(struct emit *e, const struct insn *in, s32 add)
 	struct x64 *a = e->a;
 	u8 *far, *miss;
 
+	if (e->t->counting)
+		emit_count(a, T1, indirect, 1);
 	x64_mov_rr(a, T1, T0);
 	x64_op(a, &(struct x64_op){ .opcode = 0x33,
 				    .w = true,

@@ -113,7 +113,7 @@ static void thunk_trap(struct x64 *a)
 
 /* To rip T0, not in hot.near[], T1 its entry of the fetch TLB: by its host address, and put it
  * there. */
-static void thunk_far(struct x64 *a, u8 *leave_rip)
+static void thunk_far(struct x64 *a, u8 *leave_rip, bool counting)
 {
 	struct x64_op at = { .w = true, .rm = T2, .mem = true, .gs = true, .gs_base = true };
 
@@ -129,6 +129,8 @@ static void thunk_far(struct x64 *a, u8 *leave_rip)
 	emit_patch(emit_jcc(a, CC_NE), leave_rip);
 	at.opcode = 0x8b, at.disp = GS_OFF(hot.jump) + 8;
 	x64_op(a, &at);
+	if (counting)
+		emit_count(a, T2, far, 1);
 	emit_near_index(a);
 	at.opcode = 0x89, at.disp = GS_OFF(hot.near) + 8;
 	x64_op(a, &at);
@@ -165,7 +167,7 @@ void trans_thunks(struct tcg_cpu *c, struct trans *t)
 	t->leave = HERE;
 	thunk_leave(&a);
 	t->far = HERE;
-	thunk_far(&a, trans_rw(t, t->leave_rip));
+	thunk_far(&a, trans_rw(t, t->leave_rip), t->counting);
 	t->step = HERE;
 	thunk_c(&a, (u64)trans_step, false);
 	t->step_flags = HERE;

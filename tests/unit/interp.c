@@ -745,6 +745,6 @@ TEST(interp_a_full_arena_is_emptied_and_filled_again)
 		cpu_kit_run(k);
 	}
 	EQ(k->s->gpr[RAX], 90000);
-	OK(k->c->interp->stat_flushes > 1);
+	OK(k->c->interp->stat_flushes > 0);
 	cpu_kit_free(k);
 }

@@ -388,7 +388,7 @@ TEST(trans_agrees_with_the_interpreter_on_random_loops)
 		compare(&p, &g, test_random(), &hot);
 	}
 	OK(hot > PROGRAMS / 4);
-	OK(p.trans->c->trans->stat_blocks > PROGRAMS / 2);
+	OK(p.trans->c->trans->stat.blocks > PROGRAMS / 2);
 	pair_free(&p);
 }
 
@@ -420,7 +420,7 @@ TEST(trans_takes_a_block_of_accesses_that_share_nothing)
 			EQ(k[i]->c->exc.vector, EXC_NONE);
 		}
 	}
-	OK(p.trans->c->trans->stat_blocks > 0);
+	OK(p.trans->c->trans->stat.blocks > 0);
 	OK(same(&p));
 	pair_free(&p);
 }
@@ -446,7 +446,7 @@ TEST(trans_sees_code_that_the_guest_rewrites)
 	CODE(k, 0xb8, 1, 0, 0, 0, 0xeb, 0, 0xf4);
 	run_rounds(k, 3 * HEAT, &rax);
 	EQ(rax, 1);
-	OK(k->c->trans->stat_blocks > 0);
+	OK(k->c->trans->stat.blocks > 0);
 	k->ram[KIT_CODE + 1] = 2;
 	interp_invalidate(k->c, KIT_CODE + 1, 1);
 	run_rounds(k, 1, &rax);
@@ -551,7 +551,7 @@ TEST(trans_is_left_soon_when_kicked)
 		usleep(A_MOMENT_US);
 	} while (__atomic_load_n(&k->c->budget, __ATOMIC_RELAXED) > BUDGET_GONE / 2 && ++n < TRIES);
 	pthread_join(t, NULL);
-	OK(k->c->trans->stat_enters > 0);
+	OK(k->c->trans->stat.enters > 0);
 	OK(k->c->budget < BUDGET_GONE / 2);
 	cpu_kit_free(k);
 }
@@ -580,7 +580,7 @@ static void lock_expect(bool devices_fence, u32 vcpus, bool kept)
 		k->mem.fence = NULL;
 	cpu_kit_run(k);
 	EQ(ld32(k->ram + KIT_DATA), 4 * HEAT);
-	OK(k->c->trans->stat_blocks > 0);
+	OK(k->c->trans->stat.blocks > 0);
 	EQ(emitted(k, inc, sizeof inc), kept);
 	EQ(emitted(k, xchg, sizeof xchg), kept);
 	k->env.nr_vcpus = 1;
@@ -656,7 +656,7 @@ static void litmus(const u8 *fence, size_t len)
 	for (u32 i = 1; i <= LITMUS_ROUNDS; i++)
 		OK(litmus_round(k, i));
 	pthread_join(t, NULL);
-	OK(k->c->trans->stat_enters > 0);
+	OK(k->c->trans->stat.enters > 0);
 	cpu_kit_free(k);
 }
 
@@ -690,7 +690,7 @@ TEST(trans_sti_lets_a_waiting_interrupt_in_after_one_more_instruction)
 		run_rounds(k, 2 * HEAT, &rax);
 		EQ(rax, 3);
 	}
-	OK(k->c->trans->stat_enters > 0);
+	OK(k->c->trans->stat.enters > 0);
 	cpu_kit_free(k);
 }
 
