@@ -25,6 +25,19 @@ void irq_set(struct irq_line l, bool level)
 	l.chip->ops->set(l.chip, l.gsi, level);
 }
 
+bool irq_waiting(struct irq_line l)
+{
+	return l.chip && l.gsi < GSI_MAX && l.chip->ops->waiting && l.chip->ops->waiting(l.chip, l.gsi);
+}
+
+void irq_when_taken(struct irq_line l, void (*fn)(void *), void *arg)
+{
+	if (!l.chip)
+		return;
+	l.chip->taken_arg = arg;
+	__atomic_store_n(&l.chip->taken, fn, __ATOMIC_RELAXED);
+}
+
 void msi_send(struct irqchip *c, u64 addr, u32 data)
 {
 	c->ops->msi(c, addr, data);
@@ -38,6 +51,20 @@ static void user_set(struct irqchip *c, u32 gsi, bool level)
 		pic_set_irq(c->pic, gsi, level);
 	if (c->ioapic && gsi != TIMER_PIN && pin < IOAPIC_PINS)
 		ioapic_set_irq(c->ioapic, pin, level);
+}
+
+static bool user_waiting(const struct irqchip *c, u32 gsi)
+{
+	u32 pin = gsi == TIMER_GSI ? TIMER_PIN : gsi;
+	int vector = c->ioapic && pin < IOAPIC_PINS ? ioapic_vector(c->ioapic, pin) : -1;
+
+	if (c->pic && gsi < PIC_INPUTS && pic_waiting(c->pic, gsi) && c->nr_vcpus &&
+	    c->vcpus[0]->apic && lapic_accepts_extint(c->vcpus[0]->apic))
+		return true;
+	for (u32 i = 0; vector >= 0 && i < c->nr_vcpus; i++)
+		if (c->vcpus[i]->apic && lapic_is_requested(c->vcpus[i]->apic, (u8)vector))
+			return true;
+	return false;
 }
 
 /* A guest can write any message; what is not one goes nowhere, as on the bus. */
@@ -66,6 +93,7 @@ static void user_intr(struct irqchip *c, bool level)
 const struct irqchip_ops irqchip_user_ops = {
 	.name = "user",
 	.set = user_set,
+	.waiting = user_waiting,
 	.msi = user_msi,
 	.intr = user_intr,
 };

@@ -8,6 +8,8 @@
 #include "base.h"
 
 enum { GSI_MAX = 64, IOAPIC_PINS = 24 };
+/* Periodic timers make up for this many ticks that a late host has cost, a second's at 1000 Hz. */
+enum { TICKS_OWED_MAX = 1000 };
 
 struct irqchip;
 
@@ -21,6 +23,8 @@ struct irqchip_ops {
 	const char *name;
 	void (*set)(struct irqchip *c, u32 gsi, bool level);
 	void (*msi)(struct irqchip *c, u64 addr, u32 data);
+	/* Has an edge on this line not reached the CPU yet?  NULL: nobody can tell. */
+	bool (*waiting)(const struct irqchip *c, u32 gsi);
 	/* The 8259's INTR output changed: raise or drop the ExtINT request of the boot vCPU. */
 	void (*intr)(struct irqchip *c, bool level);
 };
@@ -34,11 +38,18 @@ struct irqchip {
 	struct device *ioapic; /* borrowed; NULL when in the kernel */
 	struct vcpu **vcpus;   /* borrowed: machine.vcpus */
 	u32 nr_vcpus;
+	/* A timer that owes ticks, see irq_when_taken.  Written under machine.lock, read by anyone. */
+	void (*taken)(void *arg);
+	void *taken_arg;
 	u64 level;             /* bit per GSI: the level last set; guard: machine.lock */
 	void *priv;            /* the engine's */
 };
 
 void irq_set(struct irq_line l, bool level);
+/* Call fn(arg), with machine.lock held, whenever a vCPU has taken or finished an interrupt; fn NULL: no more.
+ * There is one such timer, and an irqchip that cannot tell never calls. */
+void irq_when_taken(struct irq_line l, void (*fn)(void *arg), void *arg);
+bool irq_waiting(struct irq_line l); /* another edge would be lost in the one before */
 static inline void irq_pulse(struct irq_line l)
 {
 	irq_set(l, true);
@@ -52,12 +63,15 @@ extern const struct irqchip_ops irqchip_user_ops; /* our own PIC, IOAPIC and loc
 void pic_set_irq(struct device *pic, unsigned irq, bool level);   /* irq 0-15, machine.lock held */
 int pic_ack(struct device *pic);                                  /* INTA: the vector, 0-255 (spurious: IRQ7's) */
 bool pic_intr(struct device *pic);                                /* INTR output */
+bool pic_waiting(struct device *pic, unsigned irq);               /* in IRR and not masked */
 void ioapic_set_irq(struct device *ioapic, unsigned pin, bool level);
+int ioapic_vector(struct device *ioapic, unsigned pin);           /* of an edge that is let through, or -1 */
 void ioapic_eoi(struct device *ioapic, u8 vector);                /* EOI broadcast, machine.lock held */
 
 /* --- local APIC (devices/lapic.c), as the software CPU and the loop see it ------------------ */
 struct lapic;
 
+bool lapic_is_requested(const struct lapic *a, u8 vector); /* in IRR; any thread */
 /* Any thread, no lock: IRR is atomic; sets VREQ_IRQ and kicks. */
 void lapic_deliver(struct lapic *a, u8 mode, u8 vector, bool level_triggered);
 /* Route an interrupt message (MSI or IPI) to the matching local APICs of vcpus[]. */

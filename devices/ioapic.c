@@ -82,6 +82,13 @@ void ioapic_set_irq(struct device *dev, unsigned pin, bool level)
 		ioapic_send(io, rte);
 }
 
+int ioapic_vector(struct device *dev, unsigned pin)
+{
+	u64 rte = ioapic_of(dev)->s.rte[pin];
+
+	return rte & (RTE_MASKED | RTE_LEVEL) ? -1 : (int)(rte & RTE_VECTOR);
+}
+
 void ioapic_eoi(struct device *dev, u8 vector)
 {
 	struct ioapic *io = ioapic_of(dev);

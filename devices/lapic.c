@@ -293,6 +293,7 @@ static void lapic_check(const struct lapic_state *s, struct state *st)
 		st_check(st, !(s->lvt[i] & ~lvt_bits[i]), "lvt");
 	st_check(st, !(s->divide & ~DIVIDE_BITS) && s->armed <= 1, "divide");
 	st_check(st, !s->armed || s->initial, "initial");
+	st_check(st, s->owed <= TICKS_OWED_MAX, "owed");
 }
 
 void lapic_state(struct lapic *a, struct state *st)
@@ -319,6 +320,7 @@ void lapic_state(struct lapic *a, struct state *st)
 	st_u32(st, "armed", &s->armed);
 	st_u64(st, "origin_ns", &s->origin_ns);
 	st_u64(st, "deadline_tsc", &s->deadline_tsc);
+	st_u32(st, "owed", &s->owed);
 	lapic_check(s, st);
 	st_end(st);
 	if (st->loading && !st->error) {

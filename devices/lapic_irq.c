@@ -40,6 +40,11 @@ static bool set_has(const u32 *set, u8 vector)
 	return lapic_load(&set[vector / 32]) & 1u << vector % 32;
 }
 
+bool lapic_is_requested(const struct lapic *a, u8 vector)
+{
+	return set_has(a->s.irr, vector);
+}
+
 /* --- accepting ------------------------------------------------------------------------------ */
 /* "Error Handling".  The error interrupt itself cannot cause another one. */
 void lapic_error(struct lapic *a, u32 bit)
@@ -175,15 +180,23 @@ static void lapic_recheck(struct lapic *a)
 
 void lapic_eoi(struct lapic *a)
 {
-	struct device *ioapic = a->env->chip->ioapic;
+	struct irqchip *chip = a->env->chip;
+	struct device *ioapic = chip->ioapic;
 	int vector = set_highest(a->s.isr);
 
 	if (vector < 0)
 		return;
 	set_remove(a->s.isr, (u8)vector);
+	lapic_timer_eoi(a, (u8)vector);
 	if (ioapic && set_has(a->s.tmr, (u8)vector) && !(a->s.svr & SVR_NO_EOI_BROADCAST)) {
 		pthread_mutex_lock(a->env->lock);
 		ioapic_eoi(ioapic, (u8)vector);
+		pthread_mutex_unlock(a->env->lock);
+	}
+	if (__atomic_load_n(&chip->taken, __ATOMIC_RELAXED)) {
+		pthread_mutex_lock(a->env->lock);
+		if (chip->taken)
+			chip->taken(chip->taken_arg);
 		pthread_mutex_unlock(a->env->lock);
 	}
 	lapic_recheck(a);

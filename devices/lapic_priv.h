@@ -62,6 +62,7 @@ struct lapic {
 		u32 armed;        /* the count has not run out (always, when periodic) */
 		u64 origin_ns;    /* when the count was `initial` */
 		u64 deadline_tsc; /* 0: disarmed */
+		u32 owed;         /* periods that are to interrupt yet, up to TICKS_OWED_MAX */
 	} s;
 };
 
@@ -102,6 +103,7 @@ void lapic_update_extint(struct lapic *a); /* LINT0, its LVT or the base changed
 /* --- lapic_timer.c -------------------------------------------------------------------------- */
 enum timer_mode lapic_timer_mode(const struct lapic *a);
 void lapic_timer_catch_up(struct lapic *a); /* poll it now */
+void lapic_timer_eoi(struct lapic *a, u8 vector); /* the next of the ticks it owes, if it was the timer's */
 u32 lapic_current_count(const struct lapic *a);
 void lapic_write_initial(struct lapic *a, u32 val);
 void lapic_write_divide(struct lapic *a, u32 val);

@@ -36,18 +36,30 @@ static u64 lapic_now_tsc(const struct lapic *a)
 	return host_rdtsc() + a->v->s.tsc_offset;
 }
 
-static void lapic_timer_fire(struct lapic *a)
+/* n periods have passed.  A host that is late must not cost a guest that counts its ticks any: those that
+ * find the last one still in IRR, or each other, come one by one as it is dealt with. */
+static void lapic_timer_fire(struct lapic *a, u64 n)
 {
 	u32 lvt = a->s.lvt[LVT_TIMER];
 
-	if (!(lvt & LVT_MASKED))
-		lapic_accept(a, (u8)lvt, false);
+	if (lvt & LVT_MASKED)
+		return;
+	if (lapic_timer_mode(a) == TIMER_PERIODIC)
+		a->s.owed = (u32)MIN(a->s.owed + n - !lapic_is_requested(a, (u8)lvt), TICKS_OWED_MAX);
+	lapic_accept(a, (u8)lvt, false);
 }
 
-/* Periods that nobody was awake for are one interrupt, as they are one bit in IRR. */
+void lapic_timer_eoi(struct lapic *a, u8 vector)
+{
+	if (!a->s.owed || vector != (u8)a->s.lvt[LVT_TIMER] || lapic_is_requested(a, vector))
+		return;
+	a->s.owed--;
+	lapic_accept(a, vector, false);
+}
+
 void lapic_timer_poll(struct lapic *a, u64 now_ns, u64 now_tsc)
 {
-	u64 period_ns = lapic_period_ns(a);
+	u64 period_ns = lapic_period_ns(a), n = 1;
 
 	if (lapic_timer_mode(a) == TIMER_DEADLINE) {
 		if (!a->s.deadline_tsc || now_tsc < a->s.deadline_tsc)
@@ -55,12 +67,13 @@ void lapic_timer_poll(struct lapic *a, u64 now_ns, u64 now_tsc)
 		a->s.deadline_tsc = 0;
 	} else if (lapic_counting(a) && now_ns >= a->s.origin_ns + period_ns) {
 		a->s.armed = lapic_timer_mode(a) == TIMER_PERIODIC;
+		n = (now_ns - a->s.origin_ns) / period_ns;
 		if (a->s.armed)
-			a->s.origin_ns += (now_ns - a->s.origin_ns) / period_ns * period_ns;
+			a->s.origin_ns += n * period_ns;
 	} else {
 		return;
 	}
-	lapic_timer_fire(a);
+	lapic_timer_fire(a, n);
 }
 
 void lapic_timer_catch_up(struct lapic *a)
@@ -106,6 +119,7 @@ void lapic_write_initial(struct lapic *a, u32 val)
 		return;
 	a->s.initial = val;
 	a->s.armed = val != 0;
+	a->s.owed = 0;
 	a->s.origin_ns = lapic_now_ns(a);
 }
 
@@ -134,6 +148,8 @@ void lapic_write_lvt_timer(struct lapic *a, u32 val)
 
 	lapic_timer_catch_up(a);
 	a->s.lvt[LVT_TIMER] = val;
+	if (val & LVT_MASKED || lapic_timer_mode(a) != TIMER_PERIODIC)
+		a->s.owed = 0;
 	if ((old == TIMER_DEADLINE) != (lapic_timer_mode(a) == TIMER_DEADLINE)) {
 		a->s.deadline_tsc = 0;
 		a->s.armed = false;

@@ -156,7 +156,16 @@ int pic_ack(struct device *dev)
 		ir = chip_ack(from);
 	}
 	pic_update(p);
+	if (dev->irq[0].chip && dev->irq[0].chip->taken)
+		dev->irq[0].chip->taken(dev->irq[0].chip->taken_arg);
 	return from->vector_base + (int)ir;
+}
+
+bool pic_waiting(struct device *dev, unsigned irq)
+{
+	const struct pic_chip *c = &pic_of(dev)->s.chip[irq / 8];
+
+	return c->irr & ~c->imr & 1u << irq % 8;
 }
 
 /* --- command words -------------------------------------------------------------------------- */

@@ -6,8 +6,9 @@
  * guest time zero, so deadlines are computed from the origin and a periodic interrupt never
  * drifts.
  *
- * Ticks that the host was too late for are not re-injected: OUT rises once however many periods
- * went by, as an 8259 that still holds the request would see it; guests keep time by the TSC.
+ * A guest that counts its ticks must not lose any to a host that is late: periods that went by
+ * together, or while an interrupt controller still held the last edge, are owed: each follows when the
+ * one before was taken, or at four times the rate if the controllers cannot tell.  OUT itself, the counts and the status are always those of the present.
  * A period below PIT_MIN_PERIOD interrupts at that rate instead: it cannot starve the host.
  *
  * Thread: vCPUs (registers), loop (timer); all under machine.lock.
@@ -52,6 +53,7 @@ struct pit {
 		struct pit_counter counter[COUNTERS];
 		u64 seen;  /* tick up to which counter 0's OUT has been told */
 		u64 next;  /* tick of its next interrupt, or TIMER_OFF */
+		u32 owed;  /* interrupts that periods of the past are still due */
 		u8 port_b; /* bits 0-3 */
 		bool line;
 	} s;
@@ -304,8 +306,20 @@ static void pit_schedule(struct pit *p, u64 now)
 	if (next != TIMER_OFF && counter_periodic(c) && next < now + PIT_MIN_PERIOD &&
 	    c->count < PIT_MIN_PERIOD)
 		next = now + PIT_MIN_PERIOD;
+	if (p->s.owed)
+		next = MIN(next, now + MAX(c->count / 4, PIT_MIN_PERIOD));
 	p->s.next = next;
 	timer_arm(&p->timer, next == TIMER_OFF ? TIMER_OFF : pit_tick_ns(next));
+}
+
+/* Periods that have ended in (seen, now]. */
+static u64 pit_periods(const struct pit *p, u64 now)
+{
+	const struct pit_counter *c = &p->s.counter[TIMER_COUNTER];
+
+	if (!counter_periodic(c) || c->count < PIT_MIN_PERIOD)
+		return 0;
+	return counter_elapsed(c, now) / c->count - counter_elapsed(c, p->s.seen) / c->count;
 }
 
 static void pit_set_line(struct pit *p, bool level)
@@ -313,6 +327,25 @@ static void pit_set_line(struct pit *p, bool level)
 	if (level != p->s.line)
 		irq_set(p->dev.irq[0], level);
 	p->s.line = level;
+}
+
+/* One of the interrupts that are owed. */
+static void pit_pay(struct pit *p)
+{
+	if (!p->s.owed || irq_waiting(p->dev.irq[0]))
+		return;
+	p->s.owed--;
+	pit_set_line(p, false);
+	pit_set_line(p, true);
+}
+
+static void pit_taken(void *arg)
+{
+	struct pit *p = arg;
+
+	pit_pay(p);
+	if (!p->s.owed)
+		irq_when_taken(p->dev.irq[0], NULL, NULL);
 }
 
 /* Bring all counters up to `now`, and IRQ0 with them: a pulse that came and went still makes an
@@ -325,12 +358,19 @@ static void pit_sync(struct pit *p, u64 now)
 	bool rose = counter_mode(c) != SQUARE || !counter_out(c, p->s.seen) ||
 		    now - p->s.seen >= c->count;
 
+	u64 periods = pit_periods(p, now);
+
+	if (periods)
+		p->s.owed = (u32)MIN(p->s.owed + periods - !irq_waiting(p->dev.irq[0]), TICKS_OWED_MAX);
 	for (int i = 0; i < COUNTERS; i++)
 		counter_sync(&p->s.counter[i], now);
 	if (due && (rose || counter_out(c, now))) {
 		pit_set_line(p, false);
 		pit_set_line(p, true);
+	} else if (!due && now >= p->s.next) {
+		pit_pay(p);
 	}
+	irq_when_taken(p->dev.irq[0], p->s.owed ? pit_taken : NULL, p);
 	if (due || !c->running || c->suspended)
 		pit_set_line(p, counter_out(c, now));
 	p->s.seen = now;
@@ -368,6 +408,8 @@ static void pit_control(struct pit *p, u8 val, u64 now)
 		counter_latch(&p->s.counter[which], now);
 	else
 		counter_program(&p->s.counter[which], val & STATUS_CONTROL);
+	if (!counter_periodic(&p->s.counter[TIMER_COUNTER]) || !p->s.counter[TIMER_COUNTER].running)
+		p->s.owed = 0;
 }
 
 static u8 pit_read_port_b(struct pit *p, u64 now)
@@ -426,6 +468,7 @@ static void pit_reset(struct device *dev)
 	}
 	p->s.seen = pit_now(p);
 	p->s.port_b = 0;
+	p->s.owed = 0;
 	pit_set_line(p, false);
 	pit_schedule(p, p->s.seen);
 }
@@ -442,6 +485,7 @@ static int pit_init(struct device *dev, struct err *e)
 static void pit_free(struct device *dev)
 {
 	timer_cancel(&pit_of(dev)->timer);
+	irq_when_taken(dev->irq[0], NULL, NULL);
 }
 
 static void counter_state(struct pit_counter *c, struct state *st)
@@ -477,9 +521,10 @@ static void pit_state(struct device *dev, struct state *st)
 		counter_state(&p->s.counter[i], st);
 	st_u64(st, "seen", &p->s.seen);
 	st_u64(st, "next", &p->s.next);
+	st_u32(st, "owed", &p->s.owed);
 	st_u8(st, "port_b", &p->s.port_b);
 	st_bool(st, "line", &p->s.line);
-	st_check(st, p->s.port_b <= B_WRITABLE, "port_b");
+	st_check(st, p->s.port_b <= B_WRITABLE && p->s.owed <= TICKS_OWED_MAX, "port_b");
 	if (st->loading && !st->error)
 		timer_arm(&p->timer, p->s.next == TIMER_OFF ? TIMER_OFF : pit_tick_ns(p->s.next));
 }

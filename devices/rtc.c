@@ -5,7 +5,9 @@
  * brought up to date when somebody looks or an enabled interrupt falls due.  Guest time stands
  * still while the machine is paused, so neither a paused nor a restored guest sees the clock jump.
  *
- * Interrupts that fell due while register C was unread are one interrupt, as on the chip.
+ * Interrupts that fell due while register C was unread are one interrupt, as on the chip; but periodic
+ * ones, which a guest counts, are owed: when C is read the next is there at once, since it is the
+ * host that is late with most of them.
  *
  * Thread: vCPUs (registers), loop (timer); all under machine.lock.
  * Sources: Motorola MC146818A data sheet, "Address Map", "Registers", "Interrupts"; IBM AT
@@ -42,6 +44,7 @@ struct rtc {
 		u64 phase_ns;   /* age of the divider chain less guest time, below one second */
 		s64 base_s;     /* calendar, seconds since 1970, less whole seconds of that age */
 		u64 seen_ns;    /* age up to which register C is complete */
+		u32 owed;       /* periodic interrupts of the past that are still due */
 	} s;
 };
 /* clang-format on */
@@ -253,10 +256,23 @@ static void rtc_update_irq(struct rtc *r)
 	timer_arm(&r->timer, next == TIMER_OFF ? TIMER_OFF : next - r->s.phase_ns);
 }
 
+/* Periods in (seen, now] but for the one that sets PF. */
+static void rtc_owe(struct rtc *r, u64 now_ns)
+{
+	unsigned shift = rtc_period_shift(r);
+	u64 n = (rtc_crystal_ticks(now_ns) >> shift) - (rtc_crystal_ticks(r->s.seen_ns) >> shift);
+
+	if (!(r->s.cmos[REG_B] & B_PIE) || !shift || !rtc_divider_runs(r))
+		r->s.owed = 0;
+	else if (n)
+		r->s.owed = (u32)MIN(r->s.owed + n - !(r->s.cmos[REG_C] & C_PF), TICKS_OWED_MAX);
+}
+
 static void rtc_sync(struct rtc *r)
 {
 	u64 now_ns = rtc_age_ns(r);
 
+	rtc_owe(r, now_ns);
 	r->s.cmos[REG_C] |= rtc_elapsed_flags(r, r->s.seen_ns, now_ns);
 	r->s.seen_ns = now_ns;
 	if (rtc_clock_runs(r))
@@ -285,6 +301,11 @@ static u8 rtc_read_c(struct rtc *r)
 	u8 flags = r->s.cmos[REG_C];
 
 	r->s.cmos[REG_C] = 0;
+	if (r->s.owed) {
+		rtc_update_irq(r); /* the line drops, for the next edge */
+		r->s.cmos[REG_C] = C_PF;
+		r->s.owed--;
+	}
 	return flags;
 }
 
@@ -296,6 +317,7 @@ static void rtc_write_control(struct rtc *r, u8 reg, u8 val)
 	bool was_reset = (r->s.cmos[REG_A] & A_DIVIDER_RESET) == A_DIVIDER_RESET;
 
 	r->s.cmos[reg] = val;
+	r->s.owed = 0;
 	if (was_reset && rtc_divider_runs(r))
 		rtc_set_phase(r, NS_PER_SEC / 2);
 	if (!ran && rtc_clock_runs(r))
@@ -363,6 +385,7 @@ static void rtc_reset(struct device *dev)
 	rtc_sync(r);
 	r->s.cmos[REG_B] &= ~(B_PIE | B_AIE | B_UIE | B_SQWE);
 	r->s.cmos[REG_C] = 0;
+	r->s.owed = 0;
 	rtc_update_irq(r);
 }
 
@@ -429,7 +452,8 @@ static void rtc_state(struct device *dev, struct state *st)
 	st_u64(st, "phase_ns", &s->phase_ns);
 	st_bytes(st, "base_s", &s->base_s, sizeof s->base_s);
 	st_u64(st, "seen_ns", &s->seen_ns);
-	st_check(st, s->index < CMOS_BYTES, "index");
+	st_u32(st, "owed", &s->owed);
+	st_check(st, s->index < CMOS_BYTES && s->owed <= TICKS_OWED_MAX, "index");
 	st_check(st, s->phase_ns < NS_PER_SEC && s->seen_ns < BIT(62), "phase_ns");
 	st_check(st, s->base_s > -(1ll << 40) && s->base_s < 1ll << 40, "base_s");
 	if (st->loading && !st->error)

@@ -131,6 +131,16 @@ def measure_rate(m, tiny, elf, figure, count):
         note(figure, m.name, count / (after - before))
 
 
+def measure_latency(m, tiny):
+    """How late a guest's timer is at worst: in seconds of 1000 Hz, computing and asleep."""
+    with Run(m.tiny(os.path.join(tiny, "clocks.elf"))) as r:
+        r.wait_for(b"done")
+        value = {name: int(n) for name, n in re.findall(r"(\w+) (\d+)", r.text.decode())}
+        for name, what in (("busy", "longest time between 1000 Hz ticks, busy guest, us"),
+                           ("deadline", "latest wake by TSC deadline, us"), ("oneshot", "latest wake by one-shot count, us")):
+            note(what, m.name, value[name + "_late"] * 1000 / value["khz"])
+
+
 def measure_linux(m):
     with Run(m.linux(os.path.join(GUEST, "bench.cpio"), "bench=none bhalt=off")) as r:
         wall, cpu = r.wait_for(b"MVM-READY")
@@ -236,6 +246,7 @@ def main():
     repeat(args.starts, machines, lambda m: measure_start(m, tiny))
     repeat(3, machines, lambda m: measure_rate(m, tiny, "bench_loop.elf", "integer instructions per second", 1e9))
     repeat(3, machines, lambda m: measure_rate(m, tiny, "bench_ports.elf", "port writes (exits) per second", 1e6))
+    repeat(1, machines[:1], lambda m: measure_latency(m, tiny))  # QEMU's TCG has neither x2APIC nor deadlines
     if os.path.exists(os.path.join(GUEST, "bench.cpio")):
         repeat(args.runs, machines, measure_linux)
     repeat(1, machines, measure_idle)

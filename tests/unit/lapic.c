@@ -466,6 +466,31 @@ TEST(lapic_periodic_timer_does_not_drift)
 	EQ(lapic_deadline_ns(apic[0]), UINT64_MAX);
 }
 
+TEST(lapic_periodic_timer_makes_up_for_lost_ticks)
+{
+	machine();
+	put(0, DIVIDE, 0xb);
+	put(0, TIMER, PERIODIC | 0xec);
+	put(0, INITIAL, 1000);
+	poll_at(0, 3500);
+	poll_at(0, 2000); /* the first three still wait */
+	for (int i = 0; i < 5; i++) {
+		EQ(service(0), 0xec);
+		EQ(service(0), -1); /* one at a time */
+		put(0, EOI, 0);
+	}
+	EQ(service(0), -1);
+	poll_at(0, 500);
+	EQ(service(0), 0xec);
+	put(0, EOI, 0);
+	EQ(service(0), -1);
+	poll_at(0, 5000);
+	put(0, INITIAL, 2000); /* a new period owes nothing for the old one */
+	EQ(service(0), 0xec);
+	put(0, EOI, 0);
+	EQ(service(0), -1);
+}
+
 TEST(lapic_masked_timer_expires_in_silence)
 {
 	machine();

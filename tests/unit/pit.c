@@ -137,18 +137,61 @@ TEST(pit_mode2_new_count_waits_for_the_period_to_end)
 	rig_free(r);
 }
 
-TEST(pit_late_host_gives_one_interrupt)
+/* Behind the timer's back: the clock jumps as it does when the loop thread was held up. */
+static void jump_ticks(struct rig *r, u64 n)
+{
+	loop_clock_set(r->loop, loop_now_ns(r->loop) + tick_ns(n));
+	rig_advance(r, 0);
+}
+
+TEST(pit_late_host_makes_up_for_lost_ticks)
 {
 	struct rig *r = rig_new(&pit_ops);
 
 	program(r, 0, 2, 1000);
 	r->rises[0] = 0;
-	/* Behind the timer's back: the clock jumps as it does when the loop thread was held up. */
-	loop_clock_set(r->loop, loop_now_ns(r->loop) + tick_ns(10500));
-	rig_advance(r, 0);
-	EQ(r->rises[0], 1);
-	advance_ticks(r, 501); /* and the next is in time */
+	jump_ticks(r, 10500);
+	EQ(r->rises[0], 1); /* one edge at a time */
+	advance_ticks(r, 251);
 	EQ(r->rises[0], 2);
+	advance_ticks(r, 4350);
+	EQ(r->rises[0], 15);
+	advance_ticks(r, 85000);
+	EQ(r->rises[0], 100); /* and not one too many */
+	jump_ticks(r, 5000000);
+	r->rises[0] = 0;
+	advance_ticks(r, 1000000);
+	EQ(r->rises[0], 1000 + TICKS_OWED_MAX);
+	jump_ticks(r, 10000);
+	program(r, 0, 2, 2000); /* a new rate owes nothing for the old one */
+	r->rises[0] = 0;
+	advance_ticks(r, 20100);
+	EQ(r->rises[0], 10);
+	rig_free(r);
+}
+
+static bool edge_waits;
+
+static bool fake_waiting(const struct irqchip *c, u32 gsi)
+{
+	return edge_waits;
+}
+
+TEST(pit_edges_that_nobody_took_come_again)
+{
+	struct rig *r = rig_new(&pit_ops);
+	struct irqchip_ops ops = *r->chip.ops;
+
+	ops.waiting = fake_waiting;
+	r->chip.ops = &ops;
+	program(r, 0, 2, 1000);
+	r->rises[0] = 0;
+	edge_waits = true; /* interrupts are off for five ticks */
+	advance_ticks(r, 5100);
+	EQ(r->rises[0], 5); /* five edges, all in one request */
+	edge_waits = false;
+	advance_ticks(r, 5000);
+	EQ(r->rises[0], 5 + 5 + 5);
 	rig_free(r);
 }
 
