@@ -43,10 +43,11 @@ static void stats_translator(const struct tcg_cpu *c)
 
 	fprintf(stderr,
 		"cpu%u: %" PRIu64 " blocks translated: %" PRIu64 " bytes to %" PRIu64 " (%" PRIu64
-		".%" PRIu64 " times), %" PRIu64 " us; %" PRIu64 " links; all evicted %" PRIu64 " times\n",
+		".%" PRIu64 " times), %" PRIu64 " us; %" PRIu64 " links, %" PRIu64
+		" loops; all evicted %" PRIu64 " times\n",
 		i, s->blocks, s->bytes_in, s->bytes_out, percent10(s->bytes_out, s->bytes_in) / 1000,
 		percent10(s->bytes_out, s->bytes_in) / 100 % 10,
-		s->cycles * 1000 / MAX(c->v.env->tsc_khz, 1), s->links, s->flushes);
+		s->cycles * 1000 / MAX(c->v.env->tsc_khz, 1), s->links, s->loops, s->flushes);
 	fprintf(stderr,
 		"cpu%u: translated code entered %" PRIu64 " times, left for: a jump not linked %"
 		PRIu64 ", a target not known %" PRIu64 ", budget or change %" PRIu64

@@ -111,6 +111,9 @@ struct tcg_cpu {
 		struct {        /* counted by translated code itself, under --tcg-stats only */
 			u64 insns, checks, indirect, far;
 		} count;
+		u64 borrow[16]; /* guest registers while a loop uses the host's for others */
+		u64 runs;       /* of a loop that is to begin */
+		u64 left;       /* of what a loop has paid, when it is left by the way; else 0 */
 		u32 exit;
 		struct trans_jump {
 			u64 host;       /* of the block's first byte; 0: none */

@@ -19,7 +19,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { CACHE_BYTES = 16 << 20, MISSES_MAX = 64 };
+enum { CACHE_BYTES = 16 << 20, MISSES_MAX = 64, MISS_CYCLES = 3000 };
 
 /* --- GS --------------------------------------------------------------------------------------- */
 static __thread struct tcg_cpu *gs_is;
@@ -216,6 +216,8 @@ static HANDLER trans_enter(struct tcg_cpu *c, const struct insn *in)
 	c->hot.exit = NO_EXIT;
 	gs_set(c);
 	((void (*)(const u8 *))(t->cache.rx + t->enter))(j->code);
+	c->budget += (s32)c->hot.left;
+	c->hot.left = 0;
 	t->stat.enters++;
 	t->stat.paid += count_insns(c);
 	if (c->hot.exit != NO_EXIT) {
@@ -381,6 +383,27 @@ static gva_t group_linear(const struct tcg_cpu *c, const struct insn *in,
 	return insn_ea(c, in) + (in->seg >= SEG_FS ? c->v.s.seg[in->seg].base : 0);
 }
 
+/* b is to be translated anew when it comes next. */
+static void trans_again(struct tcg_cpu *c, struct block *b)
+{
+	trans_retire(c, b);
+	b->heat = 1;
+	b->insn[0].fn = trans_count;
+}
+
+/* A miss costs as much as many checks. */
+static bool group_fails(struct trans_block *tb)
+{
+	u64 now = host_rdtsc();
+
+	if (!tb->misses)
+		tb->since = now;
+	if (++tb->misses < MISSES_MAX)
+		return false;
+	tb->misses = 0;
+	return now - tb->since < MISSES_MAX * MISS_CYCLES;
+}
+
 /* Fill the TLB for the access that made the check.  If that does not help, the span is not all in
  * one page of plain memory: a block that this happens to often does without groups. */
 bool trans_group(struct tcg_cpu *c, const struct insn *in, u64 info)
@@ -407,13 +430,22 @@ bool trans_group(struct tcg_cpu *c, const struct insn *in, u64 info)
 			return true;
 	}
 	b = trans_rest(c, in);
-	if (b->trans && ++c->trans->pool[b->trans].misses == MISSES_MAX) {
+	if (b->trans && group_fails(&c->trans->pool[b->trans])) {
 		b->no_groups = true;
-		trans_retire(c, b);
-		b->heat = 1;
-		b->insn[0].fn = trans_count;
+		trans_again(c, b);
 	}
 	return trans_end(c);
+}
+
+bool trans_loop(struct tcg_cpu *c, struct block *b)
+{
+	if (loop_pays(&c->trans->pool[b->trans]))
+		b->sure_loop = true, c->trans->stat.loops++;
+	else
+		b->no_loop = true;
+	trans_again(c, b);
+	c->v.s.rip = insn_rip(c, b->insn);
+	return false;
 }
 
 static const struct trans_block *trans_at(const struct trans *t, u32 off)
@@ -447,6 +479,10 @@ bool trans_trap(struct tcg_cpu *c, const struct insn *unused)
 	in = &tb->b->insn[s->insn];
 	if (!s->flags_live)
 		c->cc = (u16)c->hot.old_cc;
+	c->hot.left = 0; /* a register has it, which is lost */
+	for (unsigned r = 0; r < 16; r++)
+		if (s->borrowed & 1 << r)
+			c->v.s.gpr[r] = c->hot.borrow[r];
 	if (vector == EXC_DE) {
 		g->trap = 0;
 		insn_raise(c, in, EXC_DE);

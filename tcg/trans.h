@@ -21,7 +21,7 @@ enum {
 	HOST_SP = R15, /* where guest RSP is */
 	TRANS_BLOCKS = 1 << 16,
 	TRANS_SITES = 1 << 19,
-	TRANS_BLOCK_BYTES = 24 << 10, /* of host code, at most */
+	TRANS_BLOCK_BYTES = 32 << 10, /* of host code, at most */
 	HEAT = 16, /* runs before a block is translated */
 	JUMP_BITS = 14,
 	NO_EXIT = 0,
@@ -33,6 +33,7 @@ struct trans_site {
 	u32 at; /* offset of its code */
 	u16 insn;
 	bool flags_live; /* the guest's flags are in EFLAGS there, not in c->cc */
+	u16 borrowed;    /* registers of the guest that are in hot.borrow[] */
 };
 
 /* A jump to another block of the same page. */
@@ -56,6 +57,12 @@ struct trans_block {
 	u32 site, sites;
 	u32 in; /* the first edge that leads here, see next */
 	u16 misses; /* of groups' checks, that a fill of the TLB did not help */
+	u64 since;  /* TSC when the first of them was */
+	struct loop_trial {
+		s32 left; /* entries until it is decided */
+		u16 cost, gain; /* of an entry, of each run: in host instructions */
+		u64 given, unused; /* runs, in guest instructions */
+	} trial;
 	struct trans_edge edge[2];
 };
 
@@ -68,12 +75,13 @@ struct trans {
 	u32 pending; /* 2 * block + edge: that edge led out of translated code; 0 none */
 	bool busy; /* translating: a dropped block is not to be reused */
 	/* Offsets of the common code */
-	u32 enter, leave, leave_rip, far, step, step_flags, fp, group, split, trap;
+	u32 enter, leave, leave_rip, far, step, step_flags, fp, group, split, loop, trap;
 	u64 near_gen; /* c->xlat_gen when hot.near[] was emptied last */
 	bool counting; /* --tcg-stats: translated code counts as well */
 	struct trans_stats {
 		u64 blocks, bytes_in, bytes_out, cycles, flushes, enters, paid;
 		u64 links; /* made between blocks */
+		u64 loops; /* that passed their trial */
 		u64 unlinked, budget, ended, exceptions; /* why it was left; the rest: target unknown */
 		u64 missed; /* checks of addresses, whose access the interpreter did */
 		u64 *handler; /* calls of each row's handler; NULL unless counting */
@@ -95,6 +103,8 @@ bool trans_fp(struct tcg_cpu *c, struct block *b);
 /* The check of a group missed; info: see group_info(). */
 bool trans_group(struct tcg_cpu *c, const struct insn *in, u64 info);
 bool trans_split(struct tcg_cpu *c, struct block *b);
+/* The loop b's trial is over. */
+bool trans_loop(struct tcg_cpu *c, struct block *b);
 bool trans_trap(struct tcg_cpu *c, const struct insn *unused);
 
 /* perfmap.c: the newest block gets its line; code memory is about to be used again. */
@@ -138,20 +148,59 @@ struct group {
 	s64 lo, hi; /* the span, from the key's address */
 	u32 count;
 	bool write, checked;
+	/* In a loop, see trans_loop.c */
+	bool hoisted;
+	u8 host;     /* register with what is to be added, or REG_NONE: it is in hot.span[] */
+	u8 var;      /* guest register in the key that changes from one run to the next, or REG_NONE */
+	s32 step;    /* of the address, each time */
 };
 
 enum { ACCESS_MEM, ACCESS_STACK, ACCESSES };
 struct touch {
 	u8 group;
 	s64 eff; /* from the key's address */
+	s64 base_off, index_off; /* of the registers, from the key's */
+};
+
+/* [base + index << scale + disp] of the host. */
+struct host_at {
+	u8 base, index; /* index: REG_NONE, none */
+	u8 scale;
+	s32 disp;
 };
 
 struct late { /* code that stands behind the block */
 	u8 *jump; /* its rel32 */
 	u8 *back; /* where it goes on, or NULL */
 	const struct insn *in;
-	u64 group; /* for trans_group; 0: another thing */
+	u32 thunk; /* what is called, unless the interpreter for the instruction */
+	u64 group; /* for trans_group */
 	bool flags; /* EFLAGS are expected there */
+	bool loop; /* from the loop's body, whose registers are not as elsewhere */
+};
+
+static inline void host_at_put(struct x64_op *o, const struct host_at *m)
+{
+	o->mem = true;
+	o->rm = m->base;
+	o->has_index = m->index != REG_NONE;
+	o->index = m->index;
+	o->scale = m->scale;
+	o->disp = m->disp;
+}
+
+/* The block as a loop: see trans_loop.c. */
+struct loop {
+	bool on;           /* its body is being emitted */
+	bool able;         /* the block is one */
+	bool inductive;    /* some group's address changes */
+	u16 borrowed;      /* registers of the guest that are used for something else */
+	u16 taken;         /* borrowed ones and of T0 to T2, that have a purpose */
+	u8 counter;        /* the register with what is left to pay, or REG_NONE: in hot.left */
+	u8 home[16];       /* of guest registers that have none elsewhere, or REG_NONE */
+	s64 delta[16];     /* what a run adds to a register */
+	u16 steady;        /* registers that a run changes by delta only */
+	u8 *back;          /* rel32 of the first body's jump to the loop */
 };
 
 struct emit {
@@ -162,15 +211,16 @@ struct emit {
 	struct trans_block *tb;
 	u16 live[BLOCK_MAX + 1]; /* flags that count before each instruction */
 	bool in_reg, in_mem; /* where they are now; both may be */
-	struct late late[2 * BLOCK_MAX +
-			 2]; /* two for each, a third for the last, one for the FP state */
+	/* Two for each, a third for the last, one for the FP state, and the loop's. */
+	struct late late[4 * BLOCK_MAX + 4];
 	unsigned lates;
 	struct touch touch[BLOCK_MAX][ACCESSES];
 	struct group group[2 * BLOCK_MAX + 1]; /* [0] is none */
 	unsigned groups;
 	u16 cached; /* bits T0 to T2 */
 	struct group *at_t0; /* T0 is its span's host address */
-	s32 disp; /* of the memory operand from T0 */
+	struct host_at mem; /* the memory operand */
+	struct loop loop;
 	u8 fp_need; /* bytes of c->fp_live ff. */
 };
 
@@ -180,17 +230,25 @@ static inline s32 gs_gpr(unsigned reg)
 	return GS_OFF(v.s.gpr) + (s32)reg * 8;
 }
 
+/* Has guest reg no register of the host's? */
+static inline bool reg_homeless(unsigned reg)
+{
+	return (reg >= R9 && reg <= R11) || reg == R15;
+}
+
 /* The host register that holds guest reg, or REG_NONE. */
-static inline unsigned host_reg(unsigned reg)
+static inline unsigned host_reg(const struct emit *e, unsigned reg)
 {
 	if (reg == RSP)
 		return HOST_SP;
-	return (reg >= R9 && reg <= R11) || reg == R15 ? REG_NONE : reg;
+	if (reg_homeless(reg))
+		return e->loop.on ? e->loop.home[reg] : REG_NONE;
+	return reg;
 }
 
 /* trans_code.c */
 enum { OP_ADD, OP_OR, OP_ADC, OP_SBB, OP_AND, OP_SUB, OP_XOR, OP_CMP }; /* for x64_alu_imm */
-enum { CC_E = 4, CC_NE = 5, CC_A = 7, CC_S = 8 };
+enum { CC_E = 4, CC_NE = 5, CC_A = 7, CC_S = 8, CC_L = 12 };
 void emit_call(struct x64 *a, const u8 *to);
 void emit_gs_imm(struct x64 *a, unsigned digit, s32 off, u32 imm); /* op dword gs:[off], imm */
 void emit_gs_set32(struct x64 *a, s32 off, u32 imm);
@@ -214,8 +272,8 @@ void emit_late_back(struct emit *e, unsigned from);
 /* T0 becomes the linear address of an access, by from it. */
 void emit_linear(struct emit *e, const struct insn *in, unsigned which, s64 by);
 /* An access of instruction i: it is at [T0 + result] of the host. */
-s32 emit_access(struct emit *e, unsigned i, unsigned which, unsigned size, bool write);
-void emit_store(struct x64 *a, s32 disp, unsigned reg); /* reg, to [T0 + disp] */
+void emit_access(struct emit *e, unsigned i, unsigned which, unsigned size, bool write);
+void emit_store(struct emit *e, unsigned reg); /* 64 bits, to e->mem */
 void emit_jump(struct x64 *a, const u8 *to);
 u8 *emit_jcc(struct x64 *a, unsigned cond); /* rel32 to be filled in */
 void emit_patch(u8 *rel32, const u8 *to);
@@ -223,6 +281,20 @@ void emit_address(struct emit *e, const struct insn *in, unsigned dst,
 		  bool w); /* the effective one */
 /* T0 is linear; becomes the host's.  Misses are left to the interpreter. */
 void emit_check(struct emit *e, const struct insn *in, unsigned size, bool write);
+/* T0 becomes the linear address of an access, by from it. */
+void emit_linear(struct emit *e, const struct insn *in, unsigned which, s64 by);
+/* T1 becomes the TLB entry of T0 in the array at off of struct tlb, T2 the offset in its page;
+ * jumps if it is another page's or more than most. */
+u8 *emit_lookup(struct emit *e, s32 off, s32 most);
+void emit_flags_needed(struct emit *e, u16 need);
+/* An edge's jump goes to code that leaves, until it is linked. */
+struct out {
+	u8 *jump;
+	s64 to; /* from the page's start */
+	unsigned edge;
+};
+void emit_out(struct emit *e, struct out o);
+s64 rel_to(const struct insn *in);
 /* Guest R9 to R11 and R15 have their place in s.gpr[], which is always right.  Between other uses
  * T0 to T2 hold guest R9 to R11 as well: e->cached says which. */
 static inline void emit_scratch(struct emit *e, unsigned t)
@@ -240,6 +312,14 @@ enum way insn_way(const struct insn *in);
 
 /* trans_group.c */
 void group_plan(struct emit *e);
+
+/* trans_loop.c */
+void loop_plan(struct emit *e);
+/* The loop, after the block's ordinary code; again: where that pays and begins. */
+void loop_emit(struct emit *e, const u8 *again);
+void loop_late_out(struct emit *e); /* before and after C is called from its body */
+void loop_late_in(struct emit *e);
+bool loop_pays(const struct trans_block *tb);
 
 /* A group's check, as its slow path is told: the access that makes it, and the span. */
 struct group_info {

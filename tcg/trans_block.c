@@ -98,6 +98,7 @@ static u8 *emit_budget_quiet(struct emit *e)
 static void emit_fp_entry(struct emit *e)
 {
 	struct x64 *a = e->a;
+	struct late *l;
 	u32 need = 0;
 
 	for (unsigned i = 0; i < 4; i++)
@@ -110,7 +111,9 @@ static void emit_fp_entry(struct emit *e)
 				    .disp = GS_OFF(fp_live) });
 	x64_alu_imm(a, OP_AND, false, T0, (s32)need);
 	x64_alu_imm(a, OP_CMP, false, T0, (s32)need);
-	late_add(e, emit_jcc(a, CC_NE), NULL)->back = a->p;
+	l = late_add(e, emit_jcc(a, CC_NE), NULL);
+	l->thunk = e->t->fp;
+	l->back = a->p;
 }
 
 /* Both entries and the check of the budget; what is known of the flags afterwards is in e. */
@@ -158,16 +161,17 @@ static void emit_lates(struct emit *e)
 
 	for (unsigned i = 0; i < e->lates; i++) {
 		const struct late *l = &e->late[i];
-		u32 thunk = !l->in     ? e->t->fp
-			    : l->group ? e->t->group
-			    : l->flags ? e->t->step_flags
-				       : e->t->step;
+		u32 thunk = l->thunk ? l->thunk : l->flags ? e->t->step_flags : e->t->step;
 
 		emit_patch(l->jump, a->p);
-		if (l->group)
+		if (l->thunk == e->t->group)
 			emit_imm64(a, T1, l->group);
 		emit_imm64(a, T0, l->in ? (u64)l->in : (u64)e->b);
+		if (l->loop)
+			loop_late_out(e);
 		emit_call(a, trans_rw(e->t, thunk));
+		if (l->loop)
+			loop_late_in(e);
 		if (l->back)
 			emit_jump(a, l->back);
 		else
@@ -202,6 +206,7 @@ bool trans_emit(struct tcg_cpu *c, struct block *b, struct trans_block *tb, stru
 
 	emit_liveness(&e);
 	group_plan(&e);
+	loop_plan(&e);
 	fail = emit_entries(&e);
 	in_reg = e.in_reg;
 	in_mem = e.in_mem;
@@ -209,6 +214,8 @@ bool trans_emit(struct tcg_cpu *c, struct block *b, struct trans_block *tb, stru
 		emit_insn(&e, i);
 	if (insn_way(&b->insn[n - 1]) < WAY_JCC)
 		emit_go(&e, b->insn[n].pgoff, 0); /* what ends a block leaves by itself, mostly */
+	if (e.loop.able)
+		loop_emit(&e, trans_rw(e.t, tb->fp_mem));
 	emit_lates(&e);
 	emit_dead(&e, fail, in_reg, in_mem);
 	return !a->full;

@@ -26,7 +26,7 @@ void emit_flags_needed(struct emit *e, u16 need)
 /* --- addresses -------------------------------------------------------------------------------- */
 unsigned emit_get(struct emit *e, unsigned reg, u16 avoid)
 {
-	unsigned h = host_reg(reg);
+	unsigned h = host_reg(e, reg);
 
 	if (h != REG_NONE)
 		return h;
@@ -42,6 +42,7 @@ unsigned emit_home(struct emit *e, unsigned reg, u16 avoid)
 {
 	unsigned t = reg;
 
+	avoid |= e->loop.on ? e->loop.taken : 0;
 	if (reg == R15 || avoid & 1 << reg) {
 		for (t = T0; t < T2 && (avoid | e->cached) & 1 << t; t++)
 			;
@@ -115,7 +116,7 @@ struct late *late_add(struct emit *e, u8 *jump, const struct insn *in)
 	struct late *l = &e->late[e->lates++];
 
 	ASSERT(e->lates <= ARRAY_LEN(e->late));
-	*l = (struct late){ .jump = jump, .in = in };
+	*l = (struct late){ .jump = jump, .in = in, .loop = e->loop.on };
 	return l;
 }
 
@@ -123,7 +124,7 @@ struct late *late_add(struct emit *e, u8 *jump, const struct insn *in)
 void emit_late_back(struct emit *e, unsigned from)
 {
 	for (; from < e->lates; from++) {
-		if (e->late[from].group)
+		if (e->late[from].thunk)
 			continue;
 		e->late[from].back = e->a->p;
 		e->late[from].flags = e->in_reg;
@@ -131,9 +132,7 @@ void emit_late_back(struct emit *e, unsigned from)
 	}
 }
 
-/* T1 becomes the TLB entry of T0 in the array at off of struct tlb; jumps if it is another page's.
- */
-static u8 *emit_lookup(struct emit *e, s32 off, s32 most)
+u8 *emit_lookup(struct emit *e, s32 off, s32 most)
 {
 	struct x64 *a = e->a;
 
@@ -171,7 +170,6 @@ void emit_check(struct emit *e, const struct insn *in, unsigned size, bool write
 				       .disp = off + 8 });
 }
 
-/* T0 becomes the linear address of an access, by from it. */
 void emit_linear(struct emit *e, const struct insn *in, unsigned which, s64 by)
 {
 	struct insn moved = *in;
@@ -228,6 +226,7 @@ static void emit_group_check(struct emit *e, unsigned i, unsigned which, unsigne
 	if (e->t->counting)
 		emit_count(e->a, T1, checks, 1);
 	l = late_add(e, emit_lookup(e, off, PAGE_SIZE - info.span), in);
+	l->thunk = e->t->group;
 	memcpy(&l->group, &info, sizeof info);
 	l->back = again;
 	x64_op(e->a, &(struct x64_op){ .opcode = 0x03,
@@ -240,20 +239,52 @@ static void emit_group_check(struct emit *e, unsigned i, unsigned which, unsigne
 	g->checked = true;
 }
 
-/* An access of instruction i: it is at [T0 + result] of the host. */
-s32 emit_access(struct emit *e, unsigned i, unsigned which, unsigned size, bool write)
+/* In a loop, by a register that was checked before. */
+static void emit_hoisted(struct emit *e, unsigned i, unsigned which)
+{
+	const struct insn *in = &e->b->insn[i];
+	const struct touch *x = &e->touch[i][which];
+	const struct group *g = &e->group[x->group];
+	bool by_index = g->var != REG_NONE && g->key.base != g->var + 1u;
+	s64 off = g->var == REG_NONE ? 0 : by_index ? x->index_off << in->scale : x->base_off;
+
+	e->mem = (struct host_at){ g->host, REG_NONE, 0, (s32)(x->eff - g->lo - off) };
+	if (g->host == REG_NONE) {
+		if (e->at_t0 != g) {
+			emit_scratch(e, T0);
+			x64_load_gs(e->a, T0, GS_OFF(hot.span) + 8 * (s32)x->group);
+		}
+		e->at_t0 = (struct group *)g;
+		e->mem.base = T0;
+	}
+	if (g->var == REG_NONE)
+		return;
+	if (which == ACCESS_STACK)
+		e->mem.index = insn_way(in) == WAY_LEAVE ? (u8)RBP : (u8)HOST_SP;
+	else
+		e->mem.index = (u8)emit_get(e, by_index ? in->index : in->base, 1 << T0);
+	e->mem.scale = by_index ? in->scale : 0;
+}
+
+/* An access of instruction i: e->mem. */
+void emit_access(struct emit *e, unsigned i, unsigned which, unsigned size, bool write)
 {
 	const struct insn *in = &e->b->insn[i];
 	const struct touch *x = &e->touch[i][which];
 	struct group *g = &e->group[x->group];
 
+	if (e->loop.on && g->hoisted) {
+		emit_hoisted(e, i, which);
+		return;
+	}
+	e->mem = (struct host_at){ T0, REG_NONE, 0, 0 };
 	if (!group_usable(e, g, in) && !g->checked) {
 		g->count = 0; /* nor for the others */
 		emit_clobber(e, i);
 		emit_linear(e, in, which, 0);
 		emit_check(e, in, size, write);
 		e->at_t0 = NULL;
-		return 0;
+		return;
 	}
 	if (!g->checked) {
 		emit_group_check(e, i, which, size, write);
@@ -262,7 +293,26 @@ s32 emit_access(struct emit *e, unsigned i, unsigned which, unsigned size, bool 
 		x64_load_gs(e->a, T0, GS_OFF(hot.span) + 8 * (s32)x->group);
 	}
 	e->at_t0 = g;
-	return (s32)(x->eff - g->lo);
+	e->mem.disp = (s32)(x->eff - g->lo);
+}
+
+/* Between the host's register reg and e->mem, 64 bits. */
+static void emit_move(struct emit *e, u8 opcode, unsigned reg)
+{
+	struct x64_op o = { .opcode = opcode, .w = true, .reg = (u8)reg };
+
+	host_at_put(&o, &e->mem);
+	x64_op(e->a, &o);
+}
+
+static void emit_load(struct emit *e, unsigned reg)
+{
+	emit_move(e, 0x8b, reg);
+}
+
+void emit_store(struct emit *e, unsigned reg)
+{
+	emit_move(e, 0x89, reg);
 }
 
 /* --- ways out --------------------------------------------------------------------------------- */
@@ -340,14 +390,7 @@ void emit_leave(struct emit *e, u32 exit)
 	emit_jump(e->a, trans_rw(e->t, e->t->leave));
 }
 
-/* An edge's jump goes to code that leaves, until it is linked. */
-struct out {
-	u8 *jump;
-	s64 to; /* from the page's start */
-	unsigned edge;
-};
-
-static void emit_out(struct emit *e, struct out o)
+void emit_out(struct emit *e, struct out o)
 {
 	bool in_reg = e->in_reg, in_mem = e->in_mem;
 
@@ -386,7 +429,7 @@ void emit_go(struct emit *e, s64 to, unsigned edge)
 	emit_indirect(e, NULL, 0);
 }
 
-static s64 rel_to(const struct insn *in)
+s64 rel_to(const struct insn *in)
 {
 	return (s64)in->pgoff + in->len + (s64)in->imm;
 }
@@ -394,7 +437,10 @@ static s64 rel_to(const struct insn *in)
 static void emit_two_ways(struct emit *e, const struct insn *in, u8 *taken)
 {
 	emit_go(e, in->pgoff + in->len, 0);
-	emit_out(e, (struct out){ taken, rel_to(in), 1 });
+	if (e->loop.able)
+		e->loop.back = taken;
+	else
+		emit_out(e, (struct out){ taken, rel_to(in), 1 });
 }
 
 /* JRCXZ and LOOP, by a short jump around. */
@@ -428,40 +474,27 @@ static void emit_step(struct emit *e, unsigned i)
 	e->in_mem = true;
 }
 
-void emit_store(struct x64 *a, s32 disp, unsigned reg)
-{
-	x64_op(a, &(struct x64_op){ .opcode = 0x89,
-				    .w = true,
-				    .reg = (u8)reg,
-				    .rm = T0,
-				    .mem = true,
-				    .disp = disp });
-}
-
 static void emit_push(struct emit *e, unsigned i)
 {
 	const struct insn *in = &e->b->insn[i];
 	unsigned from = e->lates;
-	s32 disp;
 
 	if (in->opd[0].kind == OPD_MEM) {
-		disp = emit_access(e, i, ACCESS_MEM, 8, false);
+		emit_access(e, i, ACCESS_MEM, 8, false);
 		emit_scratch(e, T1);
-		x64_load(e->a, T1, T0, disp);
+		emit_load(e, T1);
 		x64_store_gs(e->a, T1, GS_OFF(hot.scratch));
 	}
-	disp = emit_access(e, i, ACCESS_STACK, 8, true);
+	emit_access(e, i, ACCESS_STACK, 8, true);
 	if (in->opd[0].kind == OPD_IMM) {
-		x64_op(e->a,
-		       &(struct x64_op){
-			       .opcode = 0xc7, .w = true, .rm = T0, .mem = true, .disp = disp });
+		emit_move(e, 0xc7, 0);
 		x64_u32(e->a, (u32)in->imm);
 	} else if (in->opd[0].kind == OPD_MEM) {
 		emit_scratch(e, T1);
 		x64_load_gs(e->a, T1, GS_OFF(hot.scratch));
-		emit_store(e->a, disp, T1);
+		emit_store(e, T1);
 	} else {
-		emit_store(e->a, disp, emit_get(e, in->opd[0].reg, 1 << T0));
+		emit_store(e, emit_get(e, in->opd[0].reg, 1 << T0));
 	}
 	x64_lea(e->a, HOST_SP, HOST_SP, -8);
 	emit_late_back(e, from);
@@ -470,15 +503,19 @@ static void emit_push(struct emit *e, unsigned i)
 static void emit_pop(struct emit *e, unsigned i)
 {
 	const struct insn *in = &e->b->insn[i];
-	unsigned from = e->lates, reg = in->opd[0].reg, h = host_reg(reg);
-	s32 disp = emit_access(e, i, ACCESS_STACK, 8, false);
+	unsigned from = e->lates, reg = in->opd[0].reg, h = host_reg(e, reg);
 
+	emit_access(e, i, ACCESS_STACK, 8, false);
+	if (e->mem.index != REG_NONE)
+		e->mem.disp -= 8; /* it is RSP */
 	if (reg != RSP)
 		x64_lea(e->a, HOST_SP, HOST_SP, 8);
+	else if (e->mem.index != REG_NONE)
+		e->mem.disp += 8;
 	if (h == REG_NONE)
 		h = emit_home(e, reg, 1 << T0);
-	x64_load(e->a, h, T0, disp);
-	if (host_reg(reg) == REG_NONE)
+	emit_load(e, h);
+	if (reg_homeless(reg))
 		emit_put(e, h, reg);
 	emit_late_back(e, from);
 }
@@ -486,21 +523,21 @@ static void emit_pop(struct emit *e, unsigned i)
 static void emit_leave_frame(struct emit *e, unsigned i)
 {
 	unsigned from = e->lates;
-	s32 disp = emit_access(e, i, ACCESS_STACK, 8, false);
 
+	emit_access(e, i, ACCESS_STACK, 8, false);
 	x64_lea(e->a, HOST_SP, RBP, 8);
-	x64_load(e->a, RBP, T0, disp);
+	emit_load(e, RBP);
 	emit_late_back(e, from);
 }
 
 static void emit_lea(struct emit *e, const struct insn *in)
 {
-	unsigned reg = in->opd[0].reg, h = host_reg(reg), dst = h;
+	unsigned reg = in->opd[0].reg, h = host_reg(e, reg), dst = h;
 
 	if (h == REG_NONE)
 		dst = reg == R15 ? (unsigned)T0 : reg;
 	emit_address(e, in, dst, in->size == 8);
-	if (h == REG_NONE)
+	if (reg_homeless(reg))
 		emit_put(e, dst, reg);
 }
 
@@ -508,7 +545,8 @@ static void emit_lea(struct emit *e, const struct insn *in)
 static void emit_target(struct emit *e, const struct insn *in, unsigned i)
 {
 	if (in->opd[0].kind == OPD_MEM) {
-		x64_load(e->a, T0, T0, emit_access(e, i, ACCESS_MEM, 8, false));
+		emit_access(e, i, ACCESS_MEM, 8, false);
+		emit_load(e, T0);
 	} else {
 		unsigned h = emit_get(e, in->opd[0].reg, 0);
 
@@ -523,17 +561,16 @@ static void emit_call_insn(struct emit *e, unsigned i)
 {
 	const struct insn *in = &e->b->insn[i];
 	bool rel = in->opd[0].kind == OPD_REL;
-	s32 disp;
 
 	if (!rel) {
 		emit_target(e, in, i);
 		x64_store_gs(e->a, T0, GS_OFF(hot.scratch));
 	}
-	disp = emit_access(e, i, ACCESS_STACK, 8, true);
+	emit_access(e, i, ACCESS_STACK, 8, true);
 	emit_scratch(e, T1);
 	x64_load_gs(e->a, T1, GS_OFF(code_rip));
 	x64_lea(e->a, T1, T1, in->pgoff + in->len);
-	emit_store(e->a, disp, T1);
+	emit_store(e, T1);
 	if (rel) {
 		x64_lea(e->a, HOST_SP, HOST_SP, -8);
 		emit_go(e, rel_to(in), 1);
@@ -547,9 +584,9 @@ static void emit_call_insn(struct emit *e, unsigned i)
 static void emit_ret(struct emit *e, unsigned i)
 {
 	const struct insn *in = &e->b->insn[i];
-	s32 disp = emit_access(e, i, ACCESS_STACK, 8, false);
 
-	x64_load(e->a, T0, T0, disp);
+	emit_access(e, i, ACCESS_STACK, 8, false);
+	emit_load(e, T0);
 	emit_clobber(e, i);
 	emit_indirect(e, in, 8 + (in->opd[0].kind == OPD_IMM ? (u16)in->imm : 0));
 }
@@ -632,8 +669,8 @@ static void emit_operation(struct emit *e, unsigned i)
 
 	for (unsigned n = 0; n < in->nopd; n++)
 		if (in->opd[n].kind == OPD_MEM)
-			e->disp = emit_access(e, i, ACCESS_MEM, in->opd[n].size,
-					      n == 0 && in->op->flags & F_W0);
+			emit_access(e, i, ACCESS_MEM, in->opd[n].size,
+				    n == 0 && in->op->flags & F_W0);
 	emit_flags_needed(e, op_flags_needed(in, e->live[i + 1]));
 	op_emit(e, i);
 	if (written) {

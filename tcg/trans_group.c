@@ -62,18 +62,20 @@ static void plan_mem(struct plan *p, unsigned i, const struct insn *in, unsigned
 	struct touch *x = &p->e->touch[i][ACCESS_MEM];
 	struct group_key key = { .base = ~0u, .index = ~0u };
 
-	x->eff = in->disp;
+	*x = (struct touch){ .eff = in->disp };
 	if (in->base == REG_RIP) {
 		key.base = ~1u;
 		x->eff += in->pgoff + in->len;
 	} else if (in->base != REG_NONE) {
 		key.base = p->reg[in->base].id;
-		x->eff += p->reg[in->base].off;
+		x->base_off = p->reg[in->base].off;
+		x->eff += x->base_off;
 	}
 	if (in->index != REG_NONE) {
 		key.index = p->reg[in->index].id;
 		key.scale = in->scale;
-		x->eff += (s64)((u64)p->reg[in->index].off << in->scale);
+		x->index_off = p->reg[in->index].off;
+		x->eff += (s64)((u64)x->index_off << in->scale);
 	}
 	if (in->seg >= SEG_FS)
 		key.seg = p->segs << 4 | in->seg;
@@ -84,7 +86,7 @@ static void plan_stack(struct plan *p, unsigned i, unsigned reg, s64 off, bool w
 {
 	struct touch *x = &p->e->touch[i][ACCESS_STACK];
 
-	x->eff = p->reg[reg].off + off;
+	*x = (struct touch){ .eff = p->reg[reg].off + off, .base_off = p->reg[reg].off };
 	plan_join(p, x, (struct group_key){ .base = p->reg[reg].id, .index = ~0u }, 8, write);
 }
 
@@ -199,4 +201,9 @@ void group_plan(struct emit *e)
 	plan_kill_all(&p);
 	for (unsigned i = 0; i < (unsigned)e->b->insns; i++)
 		plan_insn(&p, i);
+	for (unsigned r = 0; r < 16; r++)
+		if (p.reg[r].id == r + 1) {
+			e->loop.steady |= (u16)(1 << r);
+			e->loop.delta[r] = p.reg[r].off;
+		}
 }

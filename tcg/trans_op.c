@@ -66,7 +66,7 @@ static bool high_byte_can(const struct insn *in)
 		const struct opd *o = &in->opd[n];
 
 		high |= o->kind == OPD_REGH && form_of(in, n) != FORM_IMPH;
-		other |= o->kind == OPD_MEM || (o->kind == OPD_REG && host_reg(o->reg) >= 8);
+		other |= o->kind == OPD_MEM || (o->kind == OPD_REG && (reg_homeless(o->reg) || o->reg >= 8 || o->reg == RSP));
 	}
 	return !high || !other;
 }
@@ -180,7 +180,8 @@ static void site_add(struct emit *e, unsigned i)
 	struct trans *t = e->t;
 
 	t->site[t->sites++] = (struct trans_site){ (u32)(e->a->p - t->cache.rw), (u16)i,
-						   e->in_reg && !e->in_mem };
+						   e->in_reg && !e->in_mem,
+						   e->loop.on ? e->loop.borrowed : 0 };
 	e->tb->sites++;
 }
 
@@ -277,7 +278,7 @@ static void place_take(struct emit *e, struct opcode *c, struct place *p, const 
 	const struct place *same = place_of(c, o->reg);
 	bool fetch;
 
-	*p = (struct place){ .reg = o->reg, .size = o->size, .host = (u8)host_reg(o->reg) };
+	*p = (struct place){ .reg = o->reg, .size = o->size, .host = (u8)host_reg(e, o->reg) };
 	p->written = n == 0 ? row & F_W0 : n == 1 && row & F_W1;
 	p->read = n == 0 ? row & F_R0 : true;
 	if (p->host != REG_NONE)
@@ -303,7 +304,7 @@ static void place_take(struct emit *e, struct opcode *c, struct place *p, const 
 
 static void place_put(struct emit *e, const struct place *p)
 {
-	if (p->reg != REG_NONE && p->written && host_reg(p->reg) == REG_NONE)
+	if (p->reg != REG_NONE && p->written && reg_homeless(p->reg))
 		emit_put(e, p->host, p->reg);
 }
 
@@ -315,10 +316,16 @@ static bool insn_has_mem(const struct insn *in)
 	return false;
 }
 
-/* Registers of ours that operands want: T0 for memory, and those of their own number. */
-static u16 wanted(const struct insn *in)
+/* Registers of ours that operands want: for memory, and those of their own number. */
+static u16 wanted(const struct emit *e, const struct insn *in)
 {
-	u16 mask = insn_has_mem(in) ? 1 << T0 : 0;
+	u16 mask = 0;
+
+	if (insn_has_mem(in)) {
+		mask = (u16)(1 << e->mem.base);
+		mask |= e->mem.index != REG_NONE ? (u16)(1 << e->mem.index) : 0;
+		mask &= 1 << T0 | 1 << T1 | 1 << T2;
+	}
 
 	for (unsigned n = 0; n < in->nopd; n++)
 		if (in->opd[n].kind == OPD_REG && in->opd[n].reg >= R9 && in->opd[n].reg <= R11)
@@ -346,9 +353,7 @@ static void operand(struct emit *e, const struct insn *in, unsigned n, struct op
 	case FORM_M:
 		c->modrm = true;
 		if (o->kind == OPD_MEM) {
-			c->o.mem = true;
-			c->o.rm = T0;
-			c->o.disp = e->disp;
+			host_at_put(&c->o, &e->mem);
 		} else if (o->kind == OPD_REGH) {
 			c->o.rm = o->reg + 4;
 		} else {
@@ -383,9 +388,10 @@ static void operand(struct emit *e, const struct insn *in, unsigned n, struct op
 	case FORM_Q:
 	case FORM_N:
 		c->modrm = true;
-		c->o.disp = c->o.mem ? e->disp : 0;
-		c->o.rm = c->o.mem ? T0
-				   : (in->modrm & 7) | (o->kind == OPD_VEC ? in->rex << 3 & 8 : 0);
+		if (o->kind == OPD_MEM)
+			host_at_put(&c->o, &e->mem);
+		else
+			c->o.rm = (in->modrm & 7) | (o->kind == OPD_VEC ? in->rex << 3 & 8 : 0);
 		break;
 	case FORM_H: c->o.vvvv = in->vvvv; break;
 	case FORM_I:
@@ -401,7 +407,7 @@ static void operand(struct emit *e, const struct insn *in, unsigned n, struct op
 	}
 }
 
-static void opcode_fields(const struct insn *in, struct opcode *c, s32 disp)
+static void opcode_fields(const struct emit *e, const struct insn *in, struct opcode *c)
 {
 	static const u8 prefix[16] = { [PP_66] = 1, [PP_F3] = 2, [PP_F2] = 3 };
 	u8 map = in->op->map, pp = in->op->pp;
@@ -423,15 +429,16 @@ static void opcode_fields(const struct insn *in, struct opcode *c, s32 disp)
 	};
 	c->reg.reg = c->rm.reg = c->vvvv.reg = REG_NONE;
 	c->reg.host = c->rm.host = c->vvvv.host = REG_NONE;
-	c->avoid = wanted(in);
+	c->avoid = wanted(e, in);
 	c->o.mem = insn_has_mem(in);
 	if (x87) {
 		c->modrm = true;
 		c->o.w = false;
 		c->o.mem = in->modrm < 0xc0;
 		c->o.reg = in->modrm >> 3 & 7;
-		c->o.disp = c->o.mem ? disp : 0;
-		c->o.rm = c->o.mem ? T0 : in->modrm & 7;
+		c->o.rm = in->modrm & 7;
+		if (c->o.mem)
+			host_at_put(&c->o, &e->mem);
 	} else if (in->op->ext <= EXT_7 || (in->op->ext & EXT_REG && in->op->ext < EXT___)) {
 		c->modrm = true;
 		c->o.reg = in->op->ext & 7;
@@ -461,18 +468,16 @@ static void emit_exchange(struct emit *e, const struct opcode *c)
 	unsigned t = c->avoid & 1 << T1 ? T2 : T1;
 	struct x64_op o = { .w = c->reg.size == 8,
 			    .osz = c->reg.size == 2,
-			    .rex = true,
-			    .rm = T0,
-			    .disp = e->disp };
+			    .rex = true };
 	u8 wide = c->reg.size > 1;
 
 	emit_scratch(e, t);
-	o.mem = true;
+	host_at_put(&o, &e->mem);
 	o.opcode = 0x8a | wide, o.reg = (u8)t;
 	x64_op(e->a, &o);
 	o.opcode = 0x88 | wide, o.reg = c->reg.host;
 	x64_op(e->a, &o);
-	o.mem = false;
+	o.mem = o.has_index = false;
 	o.rm = c->reg.host, o.reg = (u8)t;
 	x64_op(e->a, &o);
 }
@@ -508,7 +513,7 @@ void op_emit(struct emit *e, unsigned i)
 
 	if (x87_notes(in))
 		x87_note(e, i);
-	opcode_fields(in, &c, e->disp);
+	opcode_fields(e, in, &c);
 	for (unsigned n = 0; n < in->nopd; n++)
 		operand(e, in, n, &c);
 	if (in->op->cls == CLS_NATIVE || faults)

@@ -35,14 +35,13 @@ static void sys_rflags(struct x64 *a)
 void emit_pushf(struct emit *e, unsigned i)
 {
 	unsigned from = e->lates;
-	s32 disp;
 
 	emit_clobber(e, i); /* it reads the flags, so now they are in c->cc */
-	disp = emit_access(e, i, ACCESS_STACK, 8, true);
+	emit_access(e, i, ACCESS_STACK, 8, true);
 	emit_scratch(e, T1);
 	emit_scratch(e, T2);
 	sys_rflags(e->a);
-	emit_store(e->a, disp, T1);
+	emit_store(e, T1);
 	x64_lea(e->a, HOST_SP, HOST_SP, -8);
 	emit_late_back(e, from);
 }
@@ -72,14 +71,14 @@ void emit_if(struct emit *e, unsigned i)
 /* --- selectors -------------------------------------------------------------------------------- */
 void emit_from_sreg(struct emit *e, const struct insn *in)
 {
-	unsigned reg = in->opd[0].reg, h = host_reg(reg);
+	unsigned reg = in->opd[0].reg, h = host_reg(e, reg);
 
 	if (h == REG_NONE)
 		h = emit_home(e, reg, 0);
 	sys_gs(e->a, X64_MAP_0F, MOVZX16, h,
 	       GS_OFF(v.s.seg) + in->opd[1].reg * (s32)sizeof(struct seg_reg) +
 		       (s32)offsetof(struct seg_reg, sel));
-	if (host_reg(reg) == REG_NONE)
+	if (reg_homeless(reg))
 		emit_put(e, h, reg);
 }
 

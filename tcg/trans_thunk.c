@@ -178,6 +178,8 @@ void trans_thunks(struct tcg_cpu *c, struct trans *t)
 	thunk_c(&a, (u64)trans_group, false);
 	t->split = HERE;
 	thunk_c(&a, (u64)trans_split, false);
+	t->loop = HERE;
+	thunk_c(&a, (u64)trans_loop, false);
 	t->trap = HERE;
 	thunk_trap(&a);
 	ASSERT(!a.full);

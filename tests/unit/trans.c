@@ -392,6 +392,85 @@ TEST(trans_agrees_with_the_interpreter_on_random_loops)
 	pair_free(&p);
 }
 
+/* --- loops of one block, whose accesses move by constants ------------------------------------ */
+static u8 small_step(void)
+{
+	return (u8)(test_random() % 49 - 24);
+}
+
+static void add_stride(struct program *p)
+{
+	u8 step = small_step(), at = (u8)test_random();
+
+	switch (test_random() % 20) {
+	case 0: ADD(p, 0x4a, 0x8b, 0x54, 0x2e, at); break; /* mov rdx, [rsi + r13 + at] */
+	case 1: ADD(p, 0x4a, 0x89, 0x54, 0x2b, at); break; /* mov [rbx + r13 + at], rdx */
+	case 2: ADD(p, 0x41, 0x01, 0x42, at); break; /* add [r10 + at], eax */
+	case 3: ADD(p, 0x49, 0x83, 0xc2, step); break; /* add r10, step */
+	case 4:
+	case 5: ADD(p, 0x49, 0x83, 0xc5, step); break; /* add r13, step */
+	case 6: ADD(p, 0xf3, 0x0f, 0x6f, 0x07); break; /* movdqu xmm0, [rdi] */
+	case 7: ADD(p, 0x48, 0x8d, 0x7f, step); break; /* lea rdi, [rdi + step] */
+	case 8: ADD(p, 0x4f, 0x8b, 0x0c, 0x6e); break; /* mov r9, [r14 + r13 * 2] */
+	case 9: ADD(p, 0x0f, 0xb6, 0xc2, 0xfe, 0x04, 0x03); break; /* movzx; inc byte [rbx + rax] */
+	case 10: ADD(p, 0x52, 0x41, 0x5f); break; /* push rdx; pop r15 */
+	case 11: ADD(p, 0x41, 0x51, 0x48, 0x83, 0xc4, 8); break; /* push r9; add rsp, 8 */
+	case 12: ADD(p, 0x4e, 0x03, 0x4c, 0xaf, 8); break; /* add r9, [rdi + r13 * 4 + 8] */
+	case 13: ADD(p, 0x66, 0x0f, 0xfe, 0x4e, at); break; /* paddd xmm1, [rsi + at] */
+	case 14: ADD(p, 0xdd, 0x07, 0xdd, 0x1f); break; /* fld, fstp qword [rdi] */
+	case 15: ADD(p, 0x4d, 0x01, 0xca, 0x4d, 0x29, 0xca); break; /* add, sub r10, r9 */
+	case 16: ADD(p, 0x48, 0x8b, 0x15, at, 0, 0, 0); break; /* mov rdx, [rip + at] */
+	case 17: ADD(p, 0xf0, 0x4c, 0x0f, 0xc1, 0x0f); break; /* lock xadd [rdi], r9 */
+	case 18: ADD(p, 0x48, 0x8b, 0x06, 0x48, 0x83, 0xc6, 0); break; /* mov rax, [rsi] */
+	default: ADD(p, 0x4d, 0x89, 0xfb, 0x4d, 0x01, 0x1a); break; /* mov r11, r15; add [r10], r11 */
+	}
+}
+
+static void add_jnz(struct program *p, unsigned to)
+{
+	u32 rel = to - (p->n + 6);
+
+	ADD(p, 0x0f, 0x85, 0, 0, 0, 0);
+	memcpy(p->code + p->n - 4, &rel, 4);
+}
+
+static void strides_make(struct program *p)
+{
+	unsigned n = 1 + (unsigned)(test_random() % 9), outer, inner;
+	u8 times = (u8)(1 + test_random() % (test_random() % 3 ? 8 : 100));
+
+	memset(p, 0, sizeof *p);
+	ADD(p, 0xbd, 250, 0, 0, 0); /* mov ebp, 250 */
+	outer = p->n;
+	ADD(p, 0x4d, 0x31, 0xed, 0x49, 0xc7, 0xc2, (u8)test_random(), 0x0d, 2, 0); /* r13, r10 */
+	ADD(p, 0x48, 0xc7, 0xc7, (u8)test_random(), 0x10, 2, 0); /* mov rdi, 0x210xx */
+	ADD(p, 0x49, 0xc7, 0xc6, 0xe0, 0x0f, 2, 0, 0xb9, times, 0, 0, 0); /* r14, ecx */
+	inner = p->n;
+	while (n--)
+		add_stride(p);
+	ADD(p, 0xff, 0xc9); /* dec ecx */
+	add_jnz(p, inner);
+	ADD(p, 0xff, 0xcd); /* dec ebp */
+	add_jnz(p, outer);
+	ADD(p, 0xf4);
+}
+
+TEST(trans_strips_of_a_loop_agree_with_the_interpreter)
+{
+	struct pair p = pair_new();
+	struct program g;
+	unsigned hot = 0;
+	u64 loops;
+
+	for (unsigned i = 0; i < 4000; i++) {
+		strides_make(&g);
+		compare(&p, &g, test_random(), &hot);
+	}
+	loops = p.trans->c->trans->stat.loops;
+	OK(loops > 1000);
+	pair_free(&p);
+}
+
 /* The most that a block can ask for: two checked accesses in each instruction, three at its end. */
 TEST(trans_takes_a_block_of_accesses_that_share_nothing)
 {
