@@ -276,12 +276,24 @@ void machine_request(void *ctx, enum device_request req, u32 arg)
 	loop_post(m->loop, &m->request_work);
 }
 
-static bool machine_all_dead(const struct machine *m)
+/* Does every vCPU wait for another one?  All look so at first; then they are parked, since an NMI or
+ * SIPI may be under way to one from another that has halted since.  They stay parked if it is true. */
+static bool machine_all_dead(struct machine *m)
 {
+	bool dead = true;
+
 	for (u32 i = 0; i < m->nr_vcpus; i++)
 		if (!m->vcpus[i]->dead_halt && m->vcpus[i]->s.mp_state != MP_WAIT_SIPI)
 			return false;
-	return true;
+	pthread_mutex_unlock(&m->lock);
+	vcpus_pause(m->vcpus, m->nr_vcpus);
+	pthread_mutex_lock(&m->lock);
+	for (u32 i = 0; i < m->nr_vcpus; i++)
+		dead &= vcpu_is_dead(m->vcpus[i]);
+	dead &= !m->request;
+	if (!dead)
+		vcpus_resume(m->vcpus, m->nr_vcpus);
+	return dead;
 }
 
 static void machine_crash(struct machine *m, struct vcpu *v)

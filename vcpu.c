@@ -275,6 +275,14 @@ static void vcpu_note_dead_halt(struct vcpu *v)
 		vcpu_report(v, VEXIT_HALT);
 }
 
+bool vcpu_is_dead(struct vcpu *v)
+{
+	bool stopped = v->s.mp_state == MP_WAIT_INIT || v->s.mp_state == MP_WAIT_SIPI ||
+		       (v->s.mp_state == MP_HALTED && !(v->s.rflags & BIT(9)));
+
+	return stopped && !(vcpu_pending(v) & vcpu_wake_mask(v) & ~(u32)VREQ_PAUSE);
+}
+
 static void *vcpu_main(void *arg)
 {
 	struct vcpu *v = arg;

@@ -192,6 +192,8 @@ void vcpu_stop(struct vcpu *v);
  * Afterwards v->s may be read and written from this thread.  vcpus_resume lets them go on. */
 void vcpus_pause(struct vcpu **v, u32 n);
 void vcpus_resume(struct vcpu **v, u32 n);
+/* Would a parked vCPU stay halted if it were let go, unless another one or the machine wakes it? */
+bool vcpu_is_dead(struct vcpu *v);
 
 static inline u64 host_rdtsc(void)
 {

@@ -82,6 +82,29 @@ TEST(vcpu_stops_while_parked)
 	OK(!cpu.threaded);
 }
 
+TEST(vcpu_is_dead_unless_something_that_wakes_it_is_under_way)
+{
+	start(VEXIT_KICK);
+	wait_runs(1);
+	vcpus_pause(cpus, 1);
+	cpu.s.mp_state = MP_RUNNABLE;
+	OK(!vcpu_is_dead(&cpu));
+	cpu.s.mp_state = MP_HALTED;
+	cpu.s.rflags = BIT(9);
+	OK(!vcpu_is_dead(&cpu));
+	cpu.s.rflags = 0;
+	OK(vcpu_is_dead(&cpu));
+	vcpu_request(&cpu, VREQ_EXTINT);
+	OK(vcpu_is_dead(&cpu));
+	vcpu_request(&cpu, VREQ_NMI);
+	OK(!vcpu_is_dead(&cpu));
+	cpu.s.mp_state = MP_WAIT_SIPI;
+	OK(vcpu_is_dead(&cpu)); /* deaf to NMI */
+	vcpu_request(&cpu, VREQ_SIPI);
+	OK(!vcpu_is_dead(&cpu));
+	vcpu_stop(&cpu);
+}
+
 TEST(vcpu_halted_with_interrupts_off_sleeps_through_interrupts)
 {
 	u32 before;
