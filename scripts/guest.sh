@@ -5,7 +5,8 @@
 #   initrd   initrd.img                       busybox, virtio modules, scripts/guest/init
 #   root     root.img                         Debian, small: login "root", no password, on ttyS0
 #   small    small.img                        busybox alone on ext4, for quick tests
-#   firmware firmware/                        SeaBIOS and qboot, unpacked, not installed
+#   firmware firmware/                        SeaBIOS, qboot and memtest86+, unpacked, not installed
+#   grub     grub.img, rescue.img             small.img behind GRUB with a kernel; GRUB without anything
 #   bench    bench.cpio, bench/               the guest benchmark, if its sources (MVM_BENCH_DIR) are there
 #   all      all of them
 # Only Debian packages, from wherever this machine's apt gets them; as root, or with fakeroot.  Each piece
@@ -185,9 +186,10 @@ piece_root()
 	mv "$tmp/root.img" "$out/root.img"
 }
 
-pack_small()
+# make_small DIR: busybox as a whole system
+make_small()
 {
-	local d=$tmp/small a
+	local d=$1 a
 	mkdir -p "$d"/{bin,dev,etc,proc,sys,root,run,sbin,tmp,mnt}
 	install -m 755 /bin/busybox "$d/bin/busybox"
 	for a in $(/bin/busybox --list); do [ "$a" = busybox ] || ln -s busybox "$d/bin/$a"; done
@@ -196,6 +198,12 @@ pack_small()
 	printf 'root::0:0:root:/root:/bin/sh\n' >"$d/etc/passwd"
 	printf 'root:x:0:\n' >"$d/etc/group"
 	printf 'small' >"$d/etc/hostname"
+}
+
+pack_small()
+{
+	local d=$tmp/small
+	make_small "$d"
 	make_ext4 "$d" "$tmp/small.img" 192M mvm-small
 }
 
@@ -211,14 +219,61 @@ piece_firmware()
 {
 	local d=$out/firmware p
 	[ ! -e "$d/qboot.rom" ] || return 0
-	say ROM "SeaBIOS, qboot"
-	for p in seabios qemu-system-data; do
+	say ROM "SeaBIOS, qboot, memtest86+"
+	for p in seabios qemu-system-data memtest86+; do
 		(cd "$tmp" && fetch $p)
 		dpkg-deb -x "$tmp/$p"_*.deb "$tmp/firmware"
 	done
 	mkdir -p "$d"
-	mv "$tmp"/firmware/usr/share/seabios/bios{,-256k,-microvm}.bin "$d"
+	mv "$tmp"/firmware/usr/share/seabios/bios{,-256k,-microvm}.bin "$tmp"/firmware/boot/memtest86+{x64,ia32}.bin "$d"
 	mv "$tmp/firmware/usr/share/qemu/qboot.rom" "$d"
+}
+
+# le32 N: four bytes, written for printf
+le32() { printf '\\x%02x\\x%02x\\x%02x\\x%02x' $(($1 & 255)) $(($1 >> 8 & 255)) $(($1 >> 16 & 255)) $(($1 >> 24)); }
+
+# grub_disk MODULES FILE [FS]: boot sector, GRUB behind it, the file system as the one partition, from 1 MiB
+grub_disk()
+{
+	local lib=/usr/lib/grub/i386-pc size
+	# shellcheck disable=SC2086
+	grub-mkimage -O i386-pc -p '(hd0,msdos1)/boot/grub' -o "$tmp/core.img" biosdisk part_msdos ext2 $1
+	shift
+	[ "$(stat -c %s "$tmp/core.img")" -lt $((2047 * 512)) ] || die "GRUB is larger than the gap before the partition"
+	truncate -s 1M "$1"
+	dd if="$lib/boot.img" of="$1" bs=446 count=1 conv=notrunc status=none
+	dd if="$tmp/core.img" of="$1" bs=512 seek=1 conv=notrunc status=none
+	[ $# = 1 ] || {
+		size=$(($(stat -c %s "$2") / 512))
+		dd if="$2" of="$1" bs=1M seek=1 conv=sparse,notrunc status=none
+		truncate -s $((1048576 + size * 512)) "$1"
+		# active, no CHS, type 83h, sector 2048, its length
+		printf "\\x80\\xfe\\xff\\xff\\x83\\xfe\\xff\\xff$(le32 2048)$(le32 "$size")" |
+			dd of="$1" bs=1 seek=446 conv=notrunc status=none
+	}
+	printf '\x55\xaa' | dd of="$1" bs=1 seek=510 conv=notrunc status=none
+}
+
+pack_grub()
+{
+	local d=$tmp/small
+	make_small "$d"
+	mkdir -p "$d/boot/grub"
+	install -m 644 "$out/vmlinuz" "$out/initrd.img" "$out/firmware/memtest86+x64.bin" "$d/boot"
+	install -m 644 "$here/grub.cfg" "$d/boot/grub/grub.cfg"
+	make_ext4 "$d" "$tmp/fs.img" 192M mvm-grub
+	grub_disk "normal linux echo test ls minicmd halt reboot" "$tmp/grub.img" "$tmp/fs.img"
+	grub_disk "" "$tmp/rescue.img"
+}
+
+piece_grub()
+{
+	piece_initrd
+	piece_firmware
+	[ ! -e "$out/grub.img" ] || [ "$here/grub.cfg" -nt "$out/grub.img" ] || return 0
+	say ROOT "grub.img, rescue.img"
+	as_root pack_grub
+	mv "$tmp/rescue.img" "$tmp/grub.img" "$out"
 }
 
 pack_bench()
@@ -245,8 +300,8 @@ piece_bench()
 mkdir -p "$out"
 exec 9>"$out/.lock"
 flock 9
-[ $# -gt 0 ] || die "name a piece: kernel, generic, initrd, root, small, firmware, bench or all"
-[ "$1" != all ] || set -- kernel initrd generic small root firmware bench
+[ $# -gt 0 ] || die "name a piece: kernel, generic, initrd, root, small, firmware, grub, bench or all"
+[ "$1" != all ] || set -- kernel initrd generic small root firmware grub bench
 for piece in "$@"; do
 	declare -F "piece_$piece" >/dev/null || die "no piece $piece"
 	tmp=$(mktemp -d "$out/.tmp.XXXXXX")

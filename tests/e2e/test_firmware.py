@@ -60,3 +60,62 @@ def firmware_mistakes_are_named(env):
     expect_error(env, 2, ["kernel", "--mem"], *seabios, "--kernel", env.guest("vmlinuz"), "--mem", "32M")
     expect_error(env, 2, ["fw_cfg /nowhere", "cannot open"], *seabios, "--fw-cfg", "opt/x,file=/nowhere")
     expect_error(env, 1, ["--fw-cfg", "behind it"], *seabios, "--fw-cfg", "opt/x,value=1")
+
+
+def grub_menu(vm):
+    """SeaBIOS and GRUB, which waits at its menu: both talk to the serial port by way of the BIOS."""
+    vm.expect(r"SeaBIOS \(version", 30)
+    vm.expect(r"memtest86\+", 60)
+
+
+@test(weight=70)
+def grub_boots_linux_from_a_virtio_disk(env):
+    """An MBR disk, found by SeaBIOS on PCI by its own scan and on mmio by our DSDT."""
+    for transport in ("pci", "mmio"):
+        with Scratch() as s:
+            disk = s.copy(env.guest("grub.img"))
+            with Vm(env, *bios(env), "--disk", disk, "--transport", transport) as vm:
+                grub_menu(vm)
+                vm.send("\r")
+                login(vm)
+                check_dmesg(vm)
+                _, out = vm.command("cat /proc/cmdline; mount; ls -d /sys/bus/virtio/devices/virtio0/driver/")
+                check("BOOT_IMAGE=/boot/vmlinuz" in out and "/dev/vda1 on / type ext4 (rw" in out, f"who booted: {out}")
+                vm.send("poweroff\n")
+                vm.expect_exit(0, 60)
+
+
+@test(weight=20)
+def grub_without_its_files_is_a_rescue_prompt(env):
+    with Vm(env, *bios(env, "bios.bin"), "--disk", env.guest("rescue.img") + ",ro") as vm:
+        vm.expect(r"grub rescue> ", 60)
+        vm.send("ls\r")
+        vm.expect(r"\(hd0\)", 20)
+
+
+@test(weight=30)
+def memtest_from_grub_finds_no_errors(env):
+    """It reads ACPI and SMBIOS tables, and the keyboard through SeaBIOS took us to it."""
+    with Vm(env, *bios(env), "--disk", env.guest("grub.img") + ",ro", "--mem", "32M") as vm:
+        grub_menu(vm)
+        vm.send("\x1b[B\r")
+        vm.expect(r"mvm MVMPC", 60)
+        vm.expect(r"#([4-9]|10) +\[", 90)  # it shows where it is every other second
+        check(b"Errors: 0" in vm.log, f"no count of errors: {vm.tail(300)}")
+
+
+@test(weight=30)
+def memtest_on_two_cpus_meets_at_barriers(env):
+    """Its CPUs halt with interrupts off until the last one sends NMIs: that is not a dead machine."""
+    with Vm(env, "--kernel", env.guest("firmware/memtest86+x64.bin"), "--cmdline", "console=ttyS0,115200", "--mem",
+            "16M", "--cpus", "2", tty=False) as vm:
+        vm.expect(r"CPU: 2 Cores", 30)
+        vm.expect(r"#([4-9]|10) +\[", 90)  # it shows where it is every other second
+
+
+@test(weight=10)
+def disk_without_a_boot_sector_is_reported(env):
+    with Scratch() as s:
+        with Vm(env, *bios(env), "--disk", s.sparse("empty.img", 1 << 20)) as vm:
+            vm.expect(r"not a bootable disk", 30)
+            vm.expect(r"No bootable device", 10)
