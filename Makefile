@@ -75,7 +75,7 @@ endif
 FUZZ_CFLAGS := $(COMMON) -D__NO_INLINE__ -w -fsanitize=fuzzer-no-link,address
 
 # --- targets --------------------------------------------------------------------------------------
-.PHONY: all debug run test unit e2e bench lint fuzz man install uninstall clean dist deps guest \
+.PHONY: all debug run test unit e2e bench lint fuzz fuzz-cpu man install uninstall clean dist deps guest \
 	san help FORCE
 
 all: $(O)/mvm $(O)/mvm.1 ## build build/mvm (the default); offline
@@ -123,10 +123,14 @@ lint: ## include levels, lines, headers alone, policy reasons, cppcheck, clang-t
 	$(Q)$(MAKE) $(O)/inc/.made $(O)/gen/seccomp_filters.h
 	$(Q)scripts/lint.sh $(O)
 
-fuzz: ## run every fuzz target for FUZZ_SECONDS (30) with libFuzzer and ASan
+fuzz: $(O)/mvm-oracle ## run every fuzz target for FUZZ_SECONDS (30) with libFuzzer and ASan, and as long random code on both CPUs
 	$(Q)scripts/setup.sh build fuzz
 	$(Q)$(MAKE) $(FUZZERS)
 	$(Q)scripts/fuzz.sh $(O)/fuzz $(FUZZ_SECONDS) $(FUZZ_NAMES)
+	$(Q)$(O)/mvm-oracle -t $(FUZZ_SECONDS)
+
+fuzz-cpu: $(O)/mvm-oracle ## random code on the host's CPU and on ours, until a case differs
+	$(Q)$(O)/mvm-oracle -e
 
 man: $(O)/mvm.1 ## make the manual page from the option table
 
@@ -154,7 +158,7 @@ dist: ## a source archive of HEAD under build/
 	git archive --prefix=mvm-$(VERSION)/ -o $(O)/mvm-$(VERSION).tar.gz HEAD
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 # --- missing packages -----------------------------------------------------------------------------
 need = $(if $(wildcard $(1)),,$(2))

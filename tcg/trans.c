@@ -115,7 +115,7 @@ void trans_block_new(struct tcg_cpu *c, struct block *b)
 {
 	if (b->key != (MODE_64 | KEY_SPLIT) && (b->key != MODE_64 || !b->link_ok))
 		return;
-	b->heat = HEAT;
+	b->heat = c->trans->heat;
 	b->first = b->insn[0].fn;
 	b->insn[0].fn = trans_count;
 }
@@ -131,7 +131,7 @@ static void trans_reserve(struct tcg_cpu *c)
 	for (u32 i = 1; i < t->blocks; i++)
 		if (t->pool[i].b) {
 			t->pool[i].b->trans = 0;
-			t->pool[i].b->heat = HEAT;
+			t->pool[i].b->heat = c->trans->heat;
 			t->pool[i].b->insn[0].fn = trans_count;
 		}
 	trans_forget(c);
@@ -350,7 +350,7 @@ bool trans_split(struct tcg_cpu *c, struct block *b)
 	    code_is(c, lin + first, b->raw + first, b->bytes - first))
 		return true;
 	trans_retire(c, b);
-	b->heat = HEAT;
+	b->heat = c->trans->heat;
 	b->insn[0].fn = trans_count;
 	c->v.s.rip = lin;
 	return trans_end(c);
@@ -418,16 +418,18 @@ bool trans_group(struct tcg_cpu *c, const struct insn *in, u64 info)
 	lin = group_linear(c, in, &g);
 	if (is_canonical(lin) && is_canonical(lin + g.size - 1)) {
 		bool fp = c->fp_live;
+		bool ok = lin_host(c, lin, g.size, g.own_write ? ACC_W : ACC_R, &host);
 
-		if (!lin_host(c, lin, g.size, g.own_write ? ACC_W : ACC_R, &host)) {
+		if (!ok && in->op->cls != CLS_NATIVE) {
 			insn_fault(c, in);
 			return trans_end(c);
 		}
 		if (fp)
 			fp_enter(c);
 		lin += (u64)(s64)g.lo;
-		if (g.write ? tlb_write(c, lin, g.span) : tlb_read(c, lin, g.span))
+		if (ok && (g.write ? tlb_write(c, lin, g.span) : tlb_read(c, lin, g.span)))
 			return true;
+		c->exc.vector = EXC_NONE; /* #MF or a misaligned operand's #GP may go first */
 	}
 	b = trans_rest(c, in);
 	if (b->trans && group_fails(&c->trans->pool[b->trans])) {
@@ -524,6 +526,7 @@ int trans_init(struct tcg_cpu *c, struct err *e)
 		return rc;
 	}
 	t->blocks = 1;
+	t->heat = HEAT;
 	c->hot.self = c;
 	trans_thunks(c, t);
 	near_clear(c);

@@ -22,7 +22,7 @@ enum {
 	TRANS_BLOCKS = 1 << 16,
 	TRANS_SITES = 1 << 19,
 	TRANS_BLOCK_BYTES = 32 << 10, /* of host code, at most */
-	HEAT = 16, /* runs before a block is translated */
+	HEAT = 16, /* runs before a block is translated, unless a test says otherwise */
 	JUMP_BITS = 14,
 	NO_EXIT = 0,
 	EXIT_AT = 1 << 30, /* trans_hot.exit: where to go on, see trans_leave */
@@ -73,6 +73,7 @@ struct trans {
 	struct trans_site *site;
 	u32 sites;
 	u32 pending; /* 2 * block + edge: that edge led out of translated code; 0 none */
+	u16 heat;
 	bool busy; /* translating: a dropped block is not to be reused */
 	/* Offsets of the common code */
 	u32 enter, leave, leave_rip, far, step, step_flags, fp, group, split, loop, trap;

@@ -12,20 +12,26 @@
 #include "../../tcg/trans.h"
 #include "oracle_native.h"
 
-/* Ways through the software CPU: one instruction by itself, the block cache, the translator. */
-enum how { HOW_ONE, HOW_BLOCK, HOW_TRANSLATED };
+/* Ways through the software CPU: one instruction by itself, the block cache, the translator, and
+ * the block cache until a block has run a few times. */
+enum how { HOW_ONE, HOW_BLOCK, HOW_TRANSLATED, HOW_MIXED, HOWS };
+
+enum { CODE_MAX = 384, POINTS_MAX = 64 };
 
 struct test_case {
 	const struct op *row;
 	struct insn in; /* as decode() sees it */
-	u8 code[48];
-	unsigned len; /* of code: one instruction or more */
-	unsigned count; /* how many, if not one; in and row are the first's */
-	u64 undef; /* flags they leave undefined */
+	unsigned len; /* of code: one instruction or more; in and row are the first's */
+	unsigned points; /* how many, if not one */
+	struct seq_point {
+		u16 at, undef; /* flags not defined before it */
+	} point[POINTS_MAX];
+	u64 undef; /* flags undefined after them */
 	bool fp; /* FP state matters: load, save and compare it */
 	bool segs; /* so do segment selectors */
 	bool own_bases; /* FS base matters */
 	u8 how; /* enum how */
+	u8 code[CODE_MAX];
 	struct regs start;
 };
 
@@ -36,6 +42,8 @@ u64 gen_random(void);
 bool gen_case(struct test_case *t, const struct op *row, enum cpu_mode mode);
 /* Several instructions in a row; 64-bit. */
 bool gen_sequence(struct test_case *t);
+/* With jumps, loops, calls, and code that changes. */
+bool gen_program(struct test_case *t, enum cpu_mode mode);
 /* Why no case is made for this row, or NULL. */
 const char *gen_skip_reason(const struct op *row, enum cpu_mode mode);
 

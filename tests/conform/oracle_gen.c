@@ -437,7 +437,7 @@ bool gen_case(struct test_case *t, const struct op *row, enum cpu_mode mode)
 		return false;
 	t->fp = row->cls == CLS_NATIVE || runs_any(row, fp_handlers);
 	t->segs = runs_any(row, seg_handlers);
-	t->how = mode != MODE_64 ? below(2) : chance(34) ? HOW_ONE : HOW_BLOCK + below(2);
+	t->how = chance(34) ? HOW_ONE : HOW_BLOCK + below(2);
 	for (unsigned i = 0; i < (mode == MODE_64 ? 16 : 8); i++)
 		r->gpr[i] = gen_value();
 	r->flags = random_flags();
@@ -506,8 +506,6 @@ const char *gen_skip_reason(const struct op *row, enum cpu_mode mode)
 	if (mode == MODE_64 ? row->flags & F_I64 : row->flags & F_O64)
 		return mode == MODE_64 ? "does not exist in 64-bit mode"
 				       : "exists only in 64-bit mode";
-	if (mode != MODE_64 && !native_side_has_32bit())
-		return "the host has no 32-bit code segment for us";
 	if (!native_side_has_fsgsbase() && runs_any(row, base_handlers))
 		return "the host kernel forbids it";
 	return NULL;

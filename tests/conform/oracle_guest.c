@@ -14,7 +14,8 @@ enum {
 	GPA_LDT = 0x42000,
 	GPA_CODE = 0x50000,
 	GPA_DATA = 0x60000,
-	GPA_BYTES = 0x100000
+	GPA_BYTES = 0x100000,
+	RUN_MAX = 50000 /* instructions: more than any case should take */
 };
 #define SYS_BASE 0xffff800000000000ull /* GDT and TSS live here, for ring 0 */
 enum { PTE_P = 1, PTE_W = 2, PTE_U = 4 };
@@ -160,7 +161,7 @@ static void set_state(const struct test_case *t)
 	set_segments(s, t);
 	flags_set(cpu, t->start.flags);
 	seg_refresh(cpu);
-	cpu->budget = 1000;
+	cpu->budget = RUN_MAX;
 	if (t->fp) {
 		memcpy(s->xsave, t->start.fx, sizeof s->xsave);
 		cpu->native->ptr = (struct x87_ptr){ 0 };
@@ -196,11 +197,12 @@ static bool completed(const struct test_case *t)
 /* A block is translated when it has run so often: now, or never. */
 static void run_block(const struct test_case *t)
 {
-	struct block *b = block_find(cpu);
+	static const u16 heat[HOWS] = {
+		[HOW_BLOCK] = UINT16_MAX, [HOW_TRANSLATED] = 1, [HOW_MIXED] = 3
+	};
 
-	if (b)
-		b->heat = t->how == HOW_TRANSLATED ? 1 : UINT16_MAX;
-	if (b || cpu->exc.vector == EXC_NONE)
+	cpu->trans->heat = heat[t->how];
+	if (block_find(cpu) || cpu->exc.vector == EXC_NONE)
 		interp_run(cpu);
 	else
 		cpu->v.s.rip = t->start.rip;
@@ -219,7 +221,7 @@ void guest_side_run(const struct test_case *t, struct regs *out)
 		do
 			interp_one(cpu);
 		while (cpu->exc.vector == EXC_NONE && s->rip >= t->start.rip &&
-		       s->rip < t->start.rip + t->len && ++steps < 64);
+		       s->rip < t->start.rip + t->len && ++steps < RUN_MAX);
 	fp_leave(cpu);
 	memcpy(out->gpr, s->gpr, sizeof out->gpr);
 	out->rip = s->rip;

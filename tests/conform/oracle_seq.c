@@ -6,26 +6,40 @@
  * displacement, so that every instruction's operands are known beforehand. */
 #include "oracle_gen.h"
 
-enum { SEQ_MAX = 6, SEQ_TRIES = 40 };
+enum { SEQ_MAX = 6, SEQ_TRIES = 40, ROWS_MAX = 4096 };
 
-/* ModRM.rm 3, 5, 6, 7 without SIB: with REX.B or without. */
+/* ModRM.rm 3, 5, 6, 7 without SIB: with REX.B or without.  EDI is not one in 32-bit code, nor are
+ * R12 and EDI written: programs count by them. */
 static const u8 rm_bases[] = { 3, 5, 6, 7 };
 #define ADDRESS_REGS                                                                         \
 	(1u << RBX | 1u << R11 | 1u << RBP | 1u << R13 | 1u << RSI | 1u << R14 | 1u << RDI | \
 	 1u << R15)
 
-static bool seq_row(const struct op *row)
+bool seq_is_address(enum cpu_mode mode, unsigned reg)
 {
-	static const insn_fn self[] = { exec_PUSH, exec_POP,   exec_XCHG, exec_XADD, exec_CMPXCHG,
-					exec_MUL,  exec_IMUL1, exec_MULX, exec_NOP,  exec_LEAVE };
+	return ADDRESS_REGS >> reg & 1 && !(mode != MODE_64 && reg == RDI);
+}
 
-	if (row->flags & (F_ENDS | F_I64 | F_REP | F_PRIV) || gen_skip_reason(row, MODE_64))
+void seq_point(struct test_case *t, u64 undef)
+{
+	if (t->points < POINTS_MAX)
+		t->point[t->points++] = (struct seq_point){ (u16)t->len, (u16)undef };
+}
+
+static bool seq_row(const struct op *row, enum cpu_mode mode, bool stack)
+{
+	static const insn_fn self[] = { exec_XCHG, exec_XADD, exec_CMPXCHG, exec_MUL,
+					exec_IMUL1, exec_MULX, exec_NOP,    exec_PUSH,
+					exec_POP };
+	unsigned n = stack ? ARRAY_LEN(self) : ARRAY_LEN(self) - 2;
+
+	if (row->flags & (F_ENDS | F_REP | F_PRIV) || gen_skip_reason(row, mode))
 		return false;
 	if (row->cls == CLS_DRV || row->cls == CLS_NATIVE)
 		return true;
-	for (unsigned i = 0; i < ARRAY_LEN(self); i++)
+	for (unsigned i = 0; i < n; i++)
 		if (row->cls == CLS_SELF && row->exec.self == self[i])
-			return row->exec.self != exec_LEAVE;
+			return true;
 	return false;
 }
 
@@ -41,7 +55,7 @@ static bool writes_address(const struct insn *in)
 		unsigned reg = o->kind == OPD_REGH ? o->reg & 3 : o->reg;
 
 		if ((o->kind == OPD_REG || o->kind == OPD_REGH) &&
-		    ((ADDRESS_REGS | 1u << RSP) >> reg & 1))
+		    ((ADDRESS_REGS | 1u << RSP | 1u << R12) >> reg & 1))
 			return !(i == 0 && !(in->op->flags & F_W0) && !second);
 	}
 	return false;
@@ -54,23 +68,28 @@ static bool seq_address(struct draft *d)
 	u8 *modrm = t->code + d->modrm_at;
 	u8 disp = (u8)gen_random();
 
-	if (!d->mem)
+	if (!d->mem) { /* an address in the instruction itself is not for us */
+		for (unsigned i = 0; i < t->in.nopd; i++)
+			if (t->in.opd[i].kind == OPD_MEM)
+				return false;
 		return true;
-	*modrm = (u8)((*modrm & 0x38) | 0x40 | rm_bases[below(4)]);
+	}
+	*modrm = (u8)((*modrm & 0x38) | 0x40 | rm_bases[below(d->mode == MODE_64 ? 4 : 3)]);
 	modrm[1] = chance(70) ? disp & 0xf0 : disp;
-	return decode(&t->in, t->code, 15, MODE_64) > 0 && t->in.op == t->row &&
-	       t->in.seg < SEG_FS && t->in.asize == 8 && t->in.base < 16;
+	return decode(&t->in, t->code, 15, d->mode) > 0 && t->in.op == t->row &&
+	       t->in.seg < SEG_FS && t->in.asize == (d->mode == MODE_64 ? 8 : 4) &&
+	       t->in.base < 16;
 }
 
 /* One more instruction behind the len bytes there are, or not. */
-static bool seq_add(struct test_case *t, const struct op *row, u64 *undef)
+static bool seq_add(struct test_case *t, const struct op *row, enum cpu_mode mode, u64 *undef)
 {
 	static struct test_case one;
-	struct draft d = { .t = &one, .mode = MODE_64 };
+	struct draft d = { .t = &one, .mode = mode };
 
 	if (row->fl_read & *undef)
 		return false;
-	memset(&one, 0, offsetof(struct test_case, start));
+	memset(&one, 0, offsetof(struct test_case, code));
 	one.row = row;
 	if (!gen_draft_bytes(&d, row) || !seq_address(&d) || writes_address(&one.in))
 		return false;
@@ -78,11 +97,26 @@ static bool seq_add(struct test_case *t, const struct op *row, u64 *undef)
 		return false;
 	if (t->len + one.in.len + 8 > sizeof t->code)
 		return false;
+	seq_point(t, *undef);
 	memcpy(t->code + t->len, one.code, one.in.len);
 	t->len += one.in.len;
 	t->fp |= row->cls == CLS_NATIVE;
 	*undef = (*undef & ~(u64)(row->fl_write & ~row->fl_read)) | row->fl_undef;
 	return true;
+}
+
+bool seq_add_any(struct test_case *t, enum cpu_mode mode, bool stack, u64 *undef)
+{
+	static const struct op *rows[3][2][ROWS_MAX];
+	static unsigned count[3][2];
+	const struct op **list = rows[mode][stack];
+	unsigned *n = &count[mode][stack];
+
+	if (!*n)
+		for (unsigned i = 0; i < op_rows_n; i++)
+			if (seq_row(&op_rows[i], mode, stack))
+				list[(*n)++] = &op_rows[i];
+	return seq_add(t, list[below(*n)], mode, undef);
 }
 
 static void seq_registers(struct test_case *t)
@@ -92,7 +126,7 @@ static void seq_registers(struct test_case *t)
 
 		if (chance(6))
 			at = gen_target(16);
-		t->start.gpr[i] = (ADDRESS_REGS | 1u << RSP) >> i & 1
+		t->start.gpr[i] = seq_is_address(MODE_64, i) || i == RSP
 					  ? (chance(80) ? ALIGN_DOWN(at, 16) : at)
 					  : gen_value();
 	}
@@ -100,17 +134,12 @@ static void seq_registers(struct test_case *t)
 
 bool gen_sequence(struct test_case *t)
 {
-	static const struct op *rows[4096];
-	static unsigned n_rows;
 	unsigned want = 2 + below(SEQ_MAX - 1), have = 0;
 
-	for (unsigned i = 0; !rows[0] && i < op_rows_n; i++)
-		if (seq_row(&op_rows[i]))
-			rows[n_rows++] = &op_rows[i];
 	memset(t, 0, offsetof(struct test_case, start.fx));
+	gen_wide_addresses = true;
 	for (unsigned i = 0; have < want && i < SEQ_TRIES; i++)
-		have += seq_add(t, rows[below(n_rows)], &t->undef);
-	t->count = have;
+		have += seq_add_any(t, MODE_64, true, &t->undef);
 	if (have < 2 || decode(&t->in, t->code, 15, MODE_64) <= 0)
 		return false;
 	t->row = t->in.op;
