@@ -25,9 +25,12 @@ static int set_highest(const u32 *set)
 	return -1;
 }
 
-static void set_add(u32 *set, u8 vector)
+/* Was it there? */
+static bool set_add(u32 *set, u8 vector)
 {
-	__atomic_fetch_or(&set[vector / 32], 1u << vector % 32, __ATOMIC_SEQ_CST);
+	u32 bit = 1u << vector % 32;
+
+	return __atomic_fetch_or(&set[vector / 32], bit, __ATOMIC_SEQ_CST) & bit;
 }
 
 static void set_remove(u32 *set, u8 vector)
@@ -67,8 +70,9 @@ void lapic_accept(struct lapic *a, u8 vector, bool level)
 		set_add(a->s.tmr, vector);
 	else
 		set_remove(a->s.tmr, vector);
-	set_add(a->s.irr, vector);
-	vcpu_request(a->v, VREQ_IRQ);
+	/* Whoever set the bit has told the CPU; again and again, by a timer of a nanosecond, it would run nothing. */
+	if (!set_add(a->s.irr, vector))
+		vcpu_request(a->v, VREQ_IRQ);
 }
 
 void lapic_deliver(struct lapic *a, u8 mode, u8 vector, bool level)

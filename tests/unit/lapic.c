@@ -229,6 +229,19 @@ static u32 who_got(u8 vector)
 	return set;
 }
 
+/* A timer that is always due must not call the CPU away from its next instruction for ever. */
+TEST(lapic_request_that_is_pending_is_not_made_again)
+{
+	machine();
+	lapic_deliver(apic[0], 0, 0x41, false);
+	EQ(take(0), VREQ_IRQ);
+	lapic_deliver(apic[0], 0, 0x41, false);
+	EQ(take(0), 0);
+	EQ(service(0), 0x41);
+	lapic_deliver(apic[0], 0, 0x41, false);
+	EQ(take(0), VREQ_IRQ);
+}
+
 TEST(lapic_ipi_shorthands)
 {
 	machine();
