@@ -205,8 +205,10 @@ static void acpi_pm_state(struct device *dev, struct state *st)
 	st_check(st, !(s->sts & ~STS_BITS) && !(s->en & ~EN_BITS), "sts");
 	st_check(st, !(s->cnt & ~CNT_KEPT) && !(s->rc & ~RC_KEPT), "cnt");
 	st_check(st, s->half_turns < BIT(32), "half_turns");
-	if (st->loading && !st->error)
+	if (st->loading && !st->error) {
+		irq_set(dev->irq[0], s->line);
 		acpi_pm_update(a);
+	}
 }
 
 const struct device_ops acpi_pm_ops = {

@@ -425,6 +425,8 @@ static void i8042_state(struct device *dev, struct state *st)
 	st_bool(st, "scanning", &s->scanning);
 	st_check(st, s->head < KBD_QUEUE && s->len <= KBD_QUEUE, "queue");
 	st_check(st, s->scan_set >= 1 && s->scan_set <= 3, "scan_set");
+	for (int i = 0; i < 2 && st->loading && !st->error; i++)
+		irq_set(dev->irq[i], s->line[i]);
 	if (st->loading && !st->error)
 		dev->request(dev->request_ctx, DEV_A20, !!(s->outport & OUT_A20));
 }

@@ -525,8 +525,10 @@ static void pit_state(struct device *dev, struct state *st)
 	st_u8(st, "port_b", &p->s.port_b);
 	st_bool(st, "line", &p->s.line);
 	st_check(st, p->s.port_b <= B_WRITABLE && p->s.owed <= TICKS_OWED_MAX, "port_b");
-	if (st->loading && !st->error)
+	if (st->loading && !st->error) {
+		irq_set(dev->irq[0], p->s.line);
 		timer_arm(&p->timer, p->s.next == TIMER_OFF ? TIMER_OFF : pit_tick_ns(p->s.next));
+	}
 }
 
 const struct device_ops pit_ops = {

@@ -456,8 +456,10 @@ static void rtc_state(struct device *dev, struct state *st)
 	st_check(st, s->index < CMOS_BYTES && s->owed <= TICKS_OWED_MAX, "index");
 	st_check(st, s->phase_ns < NS_PER_SEC && s->seen_ns < BIT(62), "phase_ns");
 	st_check(st, s->base_s > -(1ll << 40) && s->base_s < 1ll << 40, "base_s");
-	if (st->loading && !st->error)
+	if (st->loading && !st->error) {
+		irq_set(dev->irq[0], s->line);
 		rtc_update_irq(r);
+	}
 }
 
 const struct device_ops rtc_ops = {

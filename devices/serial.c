@@ -524,6 +524,7 @@ static void serial_state(struct device *dev, struct state *st)
 	st_check(st, serial_fifos(u) || (s->rx_len <= 1 && s->tx_len <= 1), "fifo");
 	st_check(st, s->polls <= LISTENING_POLLS, "polls");
 	if (st->loading && !st->error) {
+		irq_set(dev->irq[0], s->line);
 		timer_arm(&u->timeout, s->timeout_ns);
 		timer_arm(&u->settled, s->settled_ns); /* once more if past: it calls for input */
 	}

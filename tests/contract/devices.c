@@ -48,6 +48,9 @@ TEST(contract_state_survives_save_and_load)
 			if (memcmp(rig_state_of(a), rig_state_of(b), kind->ops->state_len) != 0)
 				test_fail(__FILE__, __LINE__, "%s: state differs after load",
 					  kind->ops->name);
+			if (memcmp(a->line, b->line, sizeof a->line) != 0 || a->intr != b->intr)
+				test_fail(__FILE__, __LINE__, "%s: lines differ after load",
+					  kind->ops->name);
 			rig_poke(b, 200);
 			state_free(&saved);
 			rig_free(a);

@@ -391,3 +391,26 @@ TEST(serial_saved_timeout_still_comes)
 	state_free(&saved);
 	rig_free(r);
 }
+
+TEST(serial_saved_interrupt_is_there_after_loading)
+{
+	struct rig *r = open_rig();
+	struct state saved;
+
+	type("12345678");
+	EQ(r->line[0], 1);
+	rig_save(r, &saved);
+	rig_free(r);
+	r = serial_rig();
+	EQ(r->line[0], 0);
+	EQ(rig_load(r, &saved), 0);
+	EQ(r->line[0], 1);
+	for (unsigned i = 0; i < 8; i++)
+		EQ(in8(r, RBR), '1' + i);
+	EQ(r->line[0], 0);
+	rig_advance(r, SETTLE_NS);
+	type("abcdefgh"); /* and the next one comes */
+	EQ(r->line[0], 1);
+	state_free(&saved);
+	rig_free(r);
+}

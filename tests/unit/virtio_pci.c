@@ -296,6 +296,34 @@ TEST(virtio_pci_with_msix_has_a_vector_for_each_queue)
 	pk_close(&k);
 }
 
+TEST(virtio_pci_queue_registers_are_frozen_while_in_use)
+{
+	struct vq_state before;
+
+	open_with(&toy_ops);
+	start(false);
+	before = v->s.q[0];
+	c_out(C_QSIZE, 2, 16);
+	for (u32 off = C_DESC; off < C_USED + 8; off += 4)
+		c_out(off, 4, 0xfffff000);
+	c_out(C_QENABLE, 2, 0); /* §4.1.4.3.2: only a reset takes it back */
+	EQ(memcmp(&before, &v->s.q[0], sizeof before), 0);
+	EQ(v->vq[0].size, QSIZE);
+	/* Queues that do not exist have no registers. */
+	for (u32 queue = 2; queue < 0x10000; queue += queue < 70 ? 1 : 0xfff) {
+		c_out(C_QSEL, 2, queue);
+		c_out(C_QSIZE, 2, 16);
+		c_out(C_DESC, 4, DESC);
+		c_out(C_QENABLE, 2, 1);
+		EQ(c_in(C_QSIZE, 2), 0);
+		EQ(c_in(C_QENABLE, 2), 0);
+		pk_write(&k, notify, 2, queue);
+	}
+	offer_and_kick(0);
+	EQ(ld16(mem_ptr(&k.mem, USED + 2, 2)), 1);
+	pk_close(&k);
+}
+
 TEST(virtio_pci_vector_that_does_not_exist_reads_back_as_none)
 {
 	open_with(&toy_ops);
