@@ -26,7 +26,7 @@ LIB_SRC := $(filter-out main.c,$(SRC))
 ORACLE_SRC := $(sort $(wildcard tests/conform/oracle*.c))
 TEST_SRC := $(sort $(wildcard tests/test.c tests/rig.c tests/unit/*.c tests/contract/*.c tests/kvm/*.c) \
 	$(filter-out $(ORACLE_SRC),$(wildcard tests/conform/*.c)))
-FUZZ_NAMES := $(filter-out replay,$(basename $(notdir $(sort $(wildcard tests/fuzz/*.c)))))
+FUZZ_NAMES := $(filter-out kit replay,$(basename $(notdir $(sort $(wildcard tests/fuzz/*.c)))))
 
 obj = $(patsubst %.c,$(O)/obj/%.o,$(1))
 LIB_OBJ := $(call obj,$(LIB_SRC)) $(if $(SAN),$(O)/obj/tools/san_shim.o,$(O)/obj/tools/start.o \
@@ -60,7 +60,7 @@ LINK = gcc -static-pie -nostdlib -Wl,-z,relro,-z,now,-z,noexecstack,-z,separate-
 else
 # __NO_INLINE__ hides glibc's inline floating-point functions, which -mgeneral-regs-only rejects.
 CC := gcc
-SAN_FLAGS := -fsanitize=$(SAN) $(if $(filter address,$(SAN)),-fsanitize=undefined)
+SAN_FLAGS := -fsanitize=$(SAN) $(if $(filter address,$(SAN)),-fsanitize=undefined,-Wno-tsan)
 CFLAGS := $(COMMON) $(WARN) -Werror -fPIE -D__NO_INLINE__ $(SAN_FLAGS) -fno-sanitize-recover=all
 LINK = gcc -pie $(SAN_FLAGS) -pthread -o $@ $(filter %.o,$^) $(MEM_WRAP) $(LIBS)
 endif
@@ -73,6 +73,7 @@ $(O)/obj/tcg/%.o $(O)/obj/tests/test.o $(O)/obj/tests/unit/native.o: CFLAGS := \
 	$(filter-out -fsanitize=%,$(CFLAGS))
 endif
 FUZZ_CFLAGS := $(COMMON) -D__NO_INLINE__ -w -fsanitize=fuzzer-no-link,address
+FUZZ_WRAP := $(MEM_WRAP),--wrap=__asan_memcpy,--wrap=__asan_memmove,--wrap=__asan_memset
 
 # --- targets --------------------------------------------------------------------------------------
 .PHONY: all debug run test unit e2e bench lint fuzz fuzz-cpu man install uninstall clean dist deps guest \
@@ -240,15 +241,20 @@ $(O)/mvm-oracle: $(call obj,$(ORACLE_SRC)) $(LIB_OBJ)
 	$(call say,LINK,$@)
 	$(Q)$(LINK)
 
-$(REPLAYS): $(O)/fuzz/%-replay: $(O)/obj/tests/fuzz/%.o $(O)/obj/tests/fuzz/replay.o $(LIB_OBJ)
+$(REPLAYS): $(O)/fuzz/%-replay: $(O)/obj/tests/fuzz/%.o $(O)/obj/tests/fuzz/kit.o \
+	$(O)/obj/tests/fuzz/replay.o $(LIB_OBJ)
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(LINK)
 
-$(FUZZERS): $(O)/fuzz/%: $(O)/fuzz-obj/tests/fuzz/%.o $(LIB_SRC:%.c=$(O)/fuzz-obj/%.o)
+# The run-time's looks at comparisons and jumps use vector registers too.
+$(O)/fuzz-obj/tcg/%.o: FUZZ_CFLAGS += -fno-sanitize-coverage=trace-cmp,indirect-calls
+
+$(FUZZERS): $(O)/fuzz/%: $(O)/fuzz-obj/tests/fuzz/%.o $(O)/fuzz-obj/tests/fuzz/kit.o \
+	$(O)/fuzz-obj/tools/san_shim.o $(LIB_SRC:%.c=$(O)/fuzz-obj/%.o)
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)
-	$(Q)clang -fsanitize=fuzzer,address -pthread -o $@ $(filter %.o,$^) $(LIBS)
+	$(Q)clang -fsanitize=fuzzer,address -pthread -o $@ $(filter %.o,$^) $(FUZZ_WRAP) $(LIBS)
 
 # The bare guests of the end-to-end tests: ELF64 at 1 MiB, no C library.
 $(O)/guest-tests/%.elf: tests/guest/%.S tests/guest/tiny.h tests/guest/bench.h

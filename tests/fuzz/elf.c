@@ -1,15 +1,6 @@
 /* Fuzz target: an ELF kernel with its notes, or a multiboot one.  The target writes the magic
  * numbers and small, plausible table offsets itself unless the first byte says otherwise. */
-#include <stdlib.h>
-
-#include "../../boot/parts.h"
-
-enum { FILE_MAX = 1 << 16, RAM_MIB = 32 };
-
-static struct loader l;
-static struct boot_config config = { .nr_vcpus = 1 };
-static struct memory memory;
-static struct cpu_state state;
+#include "kit.h"
 
 static void stamp(u8 *p, size_t len, u8 how)
 {
@@ -33,32 +24,18 @@ static void stamp(u8 *p, size_t len, u8 how)
 		memcpy(p + 128, "\2\260\255\33\0\0\0\0\376\117\122\344", 12); /* multiboot header */
 }
 
-int LLVMFuzzerTestOneInput(const u8 *data, size_t len);
 int LLVMFuzzerTestOneInput(const u8 *data, size_t len)
 {
+	struct loader *l;
 	struct err e;
-	u8 *p;
 
 	if (len < 1)
 		return 0;
-	if (!memory.n && memory_init(&memory, RAM_MIB * MIB, &e) < 0)
-		abort();
-	len = MIN(len - 1, FILE_MAX);
-	p = malloc(len + 1);
-	if (!p)
-		abort();
-	memcpy(p, data + 1, len);
-	stamp(p, len, data[0]);
-	l = (struct loader){ .c = &config,
-			     .m = &memory,
-			     .bsp = &state,
-			     .kernel = { "fuzz", p, len },
-			     .low_top = RAM_MIB * MIB };
-	config.entry = (enum boot_entry)(data[0] >> 4) % 5;
-	if (elf_is(&l.kernel))
-		elf_load_kernel(&l, &e);
-	else if (multiboot_is(&l.kernel))
-		multiboot_load(&l, &e);
-	free(p);
+	l = kit_loader(data, len, stamp);
+	if (elf_is(&l->kernel))
+		elf_load_kernel(l, &e);
+	else if (multiboot_is(&l->kernel))
+		multiboot_load(l, &e);
+	kit_loader_done(l);
 	return 0;
 }

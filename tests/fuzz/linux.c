@@ -1,16 +1,9 @@
 /* Fuzz target: a bzImage and the payload inside it.  So that mutations get past the magic numbers,
  * the target writes them itself unless the first byte says otherwise; its next bits choose the
  * method. */
-#include <stdlib.h>
+#include "kit.h"
 
-#include "../../boot/parts.h"
-
-enum { FILE_MAX = 1 << 16, RAM_MIB = 32, PAYLOAD = 0x800 };
-
-static struct loader l;
-static struct boot_config config = { .nr_vcpus = 1 };
-static struct memory memory;
-static struct cpu_state state;
+enum { PAYLOAD = 0x800 };
 
 static void stamp(u8 *p, size_t len, u8 how)
 {
@@ -37,30 +30,32 @@ static void stamp(u8 *p, size_t len, u8 how)
 				     : 4);
 }
 
-int LLVMFuzzerTestOneInput(const u8 *data, size_t len);
+/* As firmware.c does it: the set-up code in a block of its own. */
+static void finish_setup(struct loader *l, u32 len)
+{
+	u8 *setup = malloc(len);
+
+	if (!setup)
+		abort();
+	memcpy(setup, l->kernel.data, len);
+	linux_finish_setup(l, setup);
+	free(setup);
+}
+
 int LLVMFuzzerTestOneInput(const u8 *data, size_t len)
 {
+	struct linux_header h;
+	struct loader *l;
 	struct err e;
-	u8 *p;
 
 	if (len < 1)
 		return 0;
-	if (!memory.n && memory_init(&memory, RAM_MIB * MIB, &e) < 0)
-		abort();
-	len = MIN(len - 1, FILE_MAX);
-	p = malloc(len + 1);
-	if (!p)
-		abort();
-	memcpy(p, data + 1, len);
-	stamp(p, len, data[0]);
-	l = (struct loader){ .c = &config,
-			     .m = &memory,
-			     .bsp = &state,
-			     .kernel = { "fuzz", p, len },
-			     .low_top = RAM_MIB * MIB };
-	config.entry = (enum boot_entry)(data[0] >> 4) % 5;
-	if (linux_is_bzimage(&l.kernel))
-		linux_load_bzimage(&l, &e);
-	free(p);
+	l = kit_loader(data, len, stamp);
+	if (linux_is_bzimage(&l->kernel)) {
+		linux_load_bzimage(l, &e);
+		if (linux_check_for_firmware(l, &h, &e) == 0)
+			finish_setup(l, h.setup_len);
+	}
+	kit_loader_done(l);
 	return 0;
 }
