@@ -114,10 +114,12 @@ void interp_flush(struct tcg_cpu *c)
 {
 	struct interp *it = c->interp;
 
-	memset(it->front, 0, sizeof it->front);
-	memset(it->hash, 0, sizeof it->hash);
-	memset(it->page, 0, sizeof it->page);
-	it->stat_flushes += it->used > 0;
+	if (it->used) { /* else they are empty, and perhaps not even there */
+		memset(it->front, 0, sizeof it->front);
+		memset(it->hash, 0, sizeof it->hash);
+		memset(it->page, 0, sizeof it->page);
+		it->stat_flushes++;
+	}
 	it->used = 0;
 	it->flushes++;
 	it->link = NULL;

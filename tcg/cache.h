@@ -9,6 +9,7 @@ struct code_cache {
 	u8 *rw; /* where it is written */
 	const u8 *rx; /* where it is run */
 	u32 size, pos;
+	u32 ready; /* bytes that have, or need, no page faults any more */
 	u32 keep; /* bytes at the bottom that survive a flush */
 	u32 gen; /* changes with every flush: whoever keeps a code address keeps this beside it */
 };

@@ -238,6 +238,8 @@ insn_fn insn_general(const struct insn *in)
 }
 
 /* --- running ------------------------------------------------------------------------------ */
+enum { SMALL_BYTES = 2 << 20 };
+
 int interp_init(struct tcg_cpu *c, struct err *e)
 {
 	const u64 asked = c->v.env->tcg_cache_bytes;
@@ -256,6 +258,10 @@ int interp_init(struct tcg_cpu *c, struct err *e)
 			       c->v.index);
 	}
 	it->arena = p;
+	/* What only a real system fills comes in huge pages: a fault costs as much as decoding a
+	 * hundred instructions. */
+	if (it->arena_bytes > SMALL_BYTES)
+		madvise((u8 *)p + SMALL_BYTES, it->arena_bytes - SMALL_BYTES, MADV_HUGEPAGE);
 	pthread_mutex_init(&it->inbox_lock, NULL);
 	c->interp = it;
 	fast_init();

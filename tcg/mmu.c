@@ -81,8 +81,8 @@ static void view_drop(struct view *v, unsigned slot)
 
 static void view_init(struct view *v)
 {
-	for (unsigned slot = 0; slot < KINDS * TLB_SIZE; slot++)
-		view_entry(v, slot)->tag = tlb_invalid_tag(slot % TLB_SIZE);
+	for (unsigned slot = 0; slot < KINDS * TLB_SIZE; slot += TLB_SIZE)
+		view_entry(v, slot)->tag = tlb_invalid_tag(0); /* the others are zero */
 	for (unsigned half = 0; half < 2; half++)
 		v->large[half].lo = ~0ull, v->large[half].hi = 0;
 }

@@ -9,6 +9,7 @@
 
 #include <linux/membarrier.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -23,19 +24,20 @@ static void cpu_free(struct tcg_cpu *c)
 	native_free(c);
 	interp_free(c);
 	mmu_free(c);
-	free(c);
+	munmap(c, sizeof *c);
 }
 
 static struct tcg_cpu *cpu_new(struct engine_env *env, u32 index, struct code_map *code,
 			       struct err *e)
 {
-	struct tcg_cpu *c = aligned_alloc(64, ALIGN_UP(sizeof *c, 64));
+	/* Zero, and most of it never touched by a small guest. */
+	struct tcg_cpu *c = mmap(NULL, sizeof *c, PROT_READ | PROT_WRITE,
+				 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	if (!c) {
+	if (c == MAP_FAILED) {
 		err_set(e, -ENOMEM, "cpu%u: no memory", index);
 		return NULL;
 	}
-	memset(c, 0, sizeof *c);
 	c->v.env = env;
 	c->v.index = c->v.apic_id = index;
 	c->v.eng = &tcg_engine;

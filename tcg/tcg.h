@@ -56,7 +56,7 @@ struct tlb_entry {
 enum { TLB_BITS = 10, TLB_SIZE = 1 << TLB_BITS };
 static inline u64 tlb_invalid_tag(unsigned slot)
 {
-	return (u64)(slot ^ 1) << 12;
+	return slot ? 0 : 1 << 12; /* so that fresh memory is nearly right, and not touched */
 }
 
 struct tlb {
