@@ -239,45 +239,6 @@ HANDLER trans_count(struct tcg_cpu *c, const struct insn *in)
 	return trans_enter(c, in);
 }
 
-/* --- short strings ---------------------------------------------------------------------------- */
-#define STRING(ins, regs...)                                                           \
-	switch (in->size) {                                                            \
-	case 1: __asm__ volatile("rep " ins "b" : regs : "a"(rax) : "memory"); break;  \
-	case 2: __asm__ volatile("rep " ins "w" : regs : "a"(rax) : "memory"); break;  \
-	case 4: __asm__ volatile("rep " ins "l" : regs : "a"(rax) : "memory"); break;  \
-	default: __asm__ volatile("rep " ins "q" : regs : "a"(rax) : "memory"); break; \
-	}
-
-/* MOVS and STOS upwards, each operand in one page that the TLB knows; others are the interpreter's.
- */
-static bool string_fast(struct tcg_cpu *c, const struct insn *in)
-{
-	u64 *gpr = c->v.s.gpr, rax = gpr[RAX];
-	bool movs = in->op->exec.self == exec_MOVS, rep = in->prefixes & (PFX_REP | PFX_REPNE);
-	u64 n = rep ? gpr[RCX] : 1, bytes = n * in->size;
-	void *dst, *src = NULL;
-
-	if (in->asize != 8 || c->v.s.rflags & FL_DF || in->seg >= SEG_FS || n - 1 >= PAGE_SIZE ||
-	    bytes > PAGE_SIZE)
-		return false;
-	dst = tlb_write(c, gpr[RDI], (unsigned)bytes);
-	if (movs)
-		src = tlb_read(c, gpr[RSI], (unsigned)bytes);
-	if (!dst || (movs && !src))
-		return false;
-	if (movs)
-		STRING("movs", "+D"(dst), "+S"(src), "+c"(n))
-	else
-		STRING("stos", "+D"(dst), "+c"(n))
-	gpr[RDI] += bytes;
-	if (movs)
-		gpr[RSI] += bytes;
-	if (rep)
-		gpr[RCX] = 0;
-	c->budget -= (s32)(bytes >> 6);
-	return true;
-}
-
 /* --- called by translated code ---------------------------------------------------------------- */
 /* false: translated code is left. */
 static bool trans_end(struct tcg_cpu *c)

@@ -132,6 +132,7 @@ enum way {
 	WAY_IF, /* CLI, STI */
 	WAY_FROM_SREG,
 	WAY_BITS, /* of memory, by a register */
+	WAY_STRING, /* REP MOVS, REP STOS */
 	WAY_JCC,
 	WAY_JMP,
 	WAY_CALL,
@@ -212,8 +213,8 @@ struct emit {
 	struct trans_block *tb;
 	u16 live[BLOCK_MAX + 1]; /* flags that count before each instruction */
 	bool in_reg, in_mem; /* where they are now; both may be */
-	/* Two for each, a third for the last, one for the FP state, and the loop's. */
-	struct late late[4 * BLOCK_MAX + 4];
+	/* Up to six for each, and some at the start. */
+	struct late late[6 * BLOCK_MAX + 4];
 	unsigned lates;
 	struct touch touch[BLOCK_MAX][ACCESSES];
 	struct group group[2 * BLOCK_MAX + 1]; /* [0] is none */
@@ -249,7 +250,7 @@ static inline unsigned host_reg(const struct emit *e, unsigned reg)
 
 /* trans_code.c */
 enum { OP_ADD, OP_OR, OP_ADC, OP_SBB, OP_AND, OP_SUB, OP_XOR, OP_CMP }; /* for x64_alu_imm */
-enum { CC_E = 4, CC_NE = 5, CC_A = 7, CC_S = 8, CC_L = 12 };
+enum { CC_B = 2, CC_E = 4, CC_NE = 5, CC_A = 7, CC_S = 8, CC_L = 12 };
 void emit_call(struct x64 *a, const u8 *to);
 void emit_gs_imm(struct x64 *a, unsigned digit, s32 off, u32 imm); /* op dword gs:[off], imm */
 void emit_gs_set32(struct x64 *a, s32 off, u32 imm);
@@ -310,6 +311,12 @@ void emit_fetch(struct emit *e, unsigned t, unsigned reg);
 void emit_put(struct emit *e, unsigned t, unsigned reg);
 
 enum way insn_way(const struct insn *in);
+
+/* trans_string.c */
+bool string_can(const struct insn *in);
+void emit_string(struct emit *e, unsigned i);
+/* MOVS or STOS as far as the TLB knows the way; false: the interpreter is to go on. */
+bool string_fast(struct tcg_cpu *c, const struct insn *in);
 
 /* trans_group.c */
 void group_plan(struct emit *e);

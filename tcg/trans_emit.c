@@ -635,6 +635,8 @@ static enum way self_way(const struct insn *in)
 		return WAY_IF;
 	if (self == exec_MOV_FROM_SREG && kind == OPD_REG && in->size >= 4)
 		return WAY_FROM_SREG;
+	if (string_can(in))
+		return WAY_STRING;
 	if (is_bit_string(in) && in->asize == 8 && in->size >= 4)
 		return WAY_BITS;
 	if (in->size != 8 || (kind == OPD_MEM && in->asize != 8))
@@ -695,6 +697,7 @@ void emit_insn(struct emit *e, unsigned i)
 	case WAY_IF: emit_if(e, i); break;
 	case WAY_FROM_SREG: emit_from_sreg(e, in); break;
 	case WAY_BITS: emit_bits(e, i); break;
+	case WAY_STRING: emit_string(e, i); break;
 	case WAY_JCC:
 		emit_flags_needed(e, FL_ARITH);
 		emit_two_ways(e, in, emit_jcc(e->a, in->op->opcode & 15));

@@ -471,6 +471,50 @@ TEST(trans_strips_of_a_loop_agree_with_the_interpreter)
 	pair_free(&p);
 }
 
+static void add_string(struct program *p)
+{
+	u32 count = (u32)(test_random() % (test_random() % 4 ? 40 : 700));
+	u32 dst = DATA_AT + 0x200 + (u32)(test_random() % 0x1d00);
+	u32 src = test_random() % 4 ? DATA_AT + 0x200 + (u32)(test_random() % 0x1d00)
+				    : dst - 9 + (u32)(test_random() % 19);
+	u8 movs = test_random() % 3 ? 0xa4 : 0xaa;
+
+	ADD(p, 0xb9, (u8)count, (u8)(count >> 8), 0, 0);
+	ADD(p, 0xbf, (u8)dst, (u8)(dst >> 8), (u8)(dst >> 16), 0);
+	ADD(p, 0xbe, (u8)src, (u8)(src >> 8), (u8)(src >> 16), 0);
+	if (test_random() % 16 == 0)
+		ADD(p, 0xfd);
+	switch (test_random() % 4) {
+	case 0: ADD(p, 0xf3, movs); break;
+	case 1: ADD(p, 0xf3, 0x66, movs + 1); break;
+	case 2: ADD(p, 0xf3, movs + 1); break;
+	default: ADD(p, 0xf3, 0x48, movs + 1); break;
+	}
+	ADD(p, 0xfc);
+}
+
+TEST(trans_repeated_strings_agree_with_the_interpreter)
+{
+	struct pair p = pair_new();
+	struct program g;
+	unsigned hot = 0;
+
+	for (unsigned i = 0; i < 1500; i++) {
+		unsigned outer;
+
+		memset(&g, 0, sizeof g);
+		ADD(&g, 0xbd, 3 * HEAT, 0, 0, 0); /* mov ebp, n */
+		outer = g.n;
+		for (unsigned n = 1 + (unsigned)(test_random() % 3); n; n--)
+			add_string(&g);
+		ADD(&g, 0xff, 0xcd); /* dec ebp */
+		add_jnz(&g, outer);
+		ADD(&g, 0xf4);
+		compare(&p, &g, test_random(), &hot);
+	}
+	pair_free(&p);
+}
+
 /* The most that a block can ask for: two checked accesses in each instruction, three at its end. */
 TEST(trans_takes_a_block_of_accesses_that_share_nothing)
 {
