@@ -62,6 +62,7 @@ static const u32 pci_isa_irq[PCI_LINES] = { 10, 11, 5, 7 };
 #define PCI_MEM32_BASE 0xd0000000u
 #define PCI_MEM32_END 0xfec00000u
 #define PCI_MEM64_BYTES (4 * GIB)
+enum { PCI_IO_BASE = 0x1000, PCI_IO_BYTES = 0xf000 }; /* above all the chips' ports */
 
 /* With firmware, or files of the user's for the guest. */
 static const struct slot fw_cfg_board[] = {
@@ -142,7 +143,8 @@ static int board_pci(struct machine *m, struct err *e)
 {
 	const struct mem_region *top = &m->mem.region[m->mem.n - 1];
 	u64 high = ALIGN_UP(MAX(top->gpa + top->bytes, 4 * GIB), GIB);
-	struct pci_setup setup = { .mmio = &m->mmio,
+	struct pci_setup setup = { .mmio = &m->mmio, .pio = &m->pio,
+				   .io = { PCI_IO_BASE, PCI_IO_BYTES },
 				   .mem32 = { PCI_MEM32_BASE, PCI_MEM32_END - PCI_MEM32_BASE },
 				   .mem64 = { high, PCI_MEM64_BYTES },
 				   .isa_irq = pci_isa_irq };
@@ -162,6 +164,7 @@ static int board_pci(struct machine *m, struct err *e)
 		rc = board_map(m, &pci_board[i], PCI_HOST_ADDRESS + 1 + i, e);
 	m->boot.pci = (struct boot_pci){ .present = true, .ecam = PCI_ECAM_BASE,
 					 .ecam_len = PCI_ECAM_BYTES, .gsi = PCI_GSI,
+					 .io = { setup.io.base, setup.io.len },
 					 .mem32 = { setup.mem32.base, setup.mem32.len },
 					 .mem64 = { setup.mem64.base, setup.mem64.len } };
 	return rc;
@@ -178,6 +181,8 @@ static int board_virtio_pci(struct machine *m, const struct device_ops *ops, str
 		return rc;
 	while (m->boot.pci.slots & BIT(slot))
 		slot++;
+	if (m->cfg->transport == TRANSPORT_PCI_TRANSITIONAL)
+		vpci_make_transitional(m->dev[m->devs - 1]);
 	pci_attach(m->pci, &to_vdev(m->dev[m->devs - 1])->pci, slot);
 	m->boot.pci.slots |= (u32)BIT(slot);
 	return 0;
@@ -254,7 +259,7 @@ struct device *board_find(const struct machine *m, const struct device_ops *ops)
  * disks on PCI. */
 static bool board_wants_pci(const struct config *cfg)
 {
-	return cfg->transport == TRANSPORT_PCI || (cfg->transport == TRANSPORT_AUTO && cfg->bios);
+	return cfg->transport >= TRANSPORT_PCI || (cfg->transport == TRANSPORT_AUTO && cfg->bios);
 }
 
 /* What firmware would do, where there is none: BARs, and the 8259 inputs of PCI level-triggered. */

@@ -152,7 +152,7 @@ static int opt_irqchip(struct config *cfg, void *field, const char *value, struc
 
 static int opt_transport(struct config *cfg, void *field, const char *value, struct err *e)
 {
-	return opt_word(field, "auto,mmio,pci", value, e);
+	return opt_word(field, "auto,mmio,pci,pci-transitional", value, e);
 }
 
 static int opt_entry(struct config *cfg, void *field, const char *value, struct err *e)
@@ -286,8 +286,8 @@ static const struct opt opts[] = {
 	  "SIGTERM presses the power button of a guest that listens, and so much later ends mvm; 0 ends it at once (60)" },
 	{ "entry", 0, NULL, "auto|64|16", opt_entry, FIELD(entry),
 	  "how a kernel is entered: unpacked by mvm, or by its own 64-bit or real-mode entry (auto)" },
-	{ "transport", 0, NULL, "auto|mmio|pci", opt_transport, FIELD(transport),
-	  "how virtio devices are attached; auto is mmio for a kernel, pci for firmware (auto)" },
+	{ "transport", 0, NULL, "auto|mmio|pci|pci-transitional", opt_transport, FIELD(transport),
+	  "how virtio devices are attached; auto is mmio for a kernel, pci for firmware (auto); transitional devices also serve drivers from before virtio 1.0" },
 	{ "fw-cfg", 0, "fw_cfg", "NAME,file=PATH|NAME,string=TEXT", opt_fw_cfg, 0,
 	  "file for the firmware configuration device; your own names begin with opt/, and Linux shows them in /sys/firmware/qemu_fw_cfg; up to 16" },
 	{ "irqchip", 0, NULL, "split|kernel|user", opt_irqchip, FIELD(irqchip),

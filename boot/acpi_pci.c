@@ -29,6 +29,7 @@ static void put_root(struct aml *a, const struct boot_pci *pci)
 
 	aml_crs_buses(&crs, 0, 1);
 	aml_crs_io(&crs, PCI_ADDRESS_PORT, 8);
+	aml_crs_ports(&crs, (u16)pci->io.base, (u16)pci->io.len);
 	aml_crs_window32(&crs, (u32)pci->mem32.base, (u32)pci->mem32.len);
 	if (pci->mem64.len)
 		aml_crs_window64(&crs, pci->mem64.base, pci->mem64.len);

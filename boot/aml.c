@@ -204,6 +204,12 @@ void aml_crs_buses(struct aml_crs *r, u16 first, u16 n)
 	crs_range(r, 8, 2, 0, 2, first, n);
 }
 
+/* Type 1 is I/O; its flag 3 means the entire range. */
+void aml_crs_ports(struct aml_crs *r, u16 first, u16 n)
+{
+	crs_range(r, 8, 1, 3, 2, first, n);
+}
+
 /* Type 0 is memory; its flag 1 means read-write, with the caching left to the system. */
 void aml_crs_window32(struct aml_crs *r, u32 base, u32 len)
 {

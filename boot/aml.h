@@ -41,8 +41,9 @@ void aml_crs_memory(struct aml_crs *r, u32 base, u32 len);          /* Memory32F
 void aml_crs_irq(struct aml_crs *r, u32 gsi); /* Interrupt: level, active high, shared */
 void aml_crs_isa_irq(struct aml_crs *r, u8 irq);                    /* IRQNoFlags */
 void aml_crs_io(struct aml_crs *r, u16 port, u8 len);               /* IO (Decode16) */
-/* What a bridge forwards: bus numbers, and memory in 32 or 64 bits. */
+/* What a bridge forwards: bus numbers, ports, and memory in 32 or 64 bits. */
 void aml_crs_buses(struct aml_crs *r, u16 first, u16 n);
+void aml_crs_ports(struct aml_crs *r, u16 first, u16 n);
 void aml_crs_window32(struct aml_crs *r, u32 base, u32 len);
 void aml_crs_window64(struct aml_crs *r, u64 base, u64 len);
 void aml_name_crs(struct aml *a, struct aml_crs *r);

@@ -37,7 +37,7 @@ struct boot_pci {
 	u32 gsi;   /* of PIRQ A; INTA of slot n is gsi + n mod 4 */
 	gpa_t ecam;
 	u32 ecam_len;
-	struct boot_window mem32, mem64; /* where BARs may lie; mem64.len may be 0 */
+	struct boot_window mem32, mem64, io; /* where BARs may lie; mem64.len may be 0 */
 };
 
 enum { BOOT_SLOTS_MAX = 64, BOOT_CMDLINE_MAX = 64 << 10 };

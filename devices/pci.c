@@ -5,7 +5,7 @@
  * Departure: a function may master the bus whatever the command register says. */
 #include "pci.h"
 
-enum { BAR_MEM64 = 2 << 1, BAR_MEM_FLAGS = 0xf, COMMAND_SERR = 1 << 8, COMMAND_PARITY = 1 << 6 };
+enum { BAR_IO = 1, BAR_IO_FLAGS = 3, BAR_MEM64 = 2 << 1, BAR_MEM_FLAGS = 0xf, COMMAND_SERR = 1 << 8, COMMAND_PARITY = 1 << 6 };
 enum {
 	COMMAND_WRITABLE = PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER |
 			   COMMAND_PARITY | COMMAND_SERR | PCI_COMMAND_INTX_DISABLE
@@ -40,6 +40,7 @@ void pci_func_bar(struct pci_func *f, u32 bar, enum pci_bar_kind kind, u64 len, 
 	ASSERT(len > BAR_MEM_FLAGS && len <= BIT(31) && !(len & (len - 1)));
 	f->bar[bar] = (struct pci_bar){ len, region, kind };
 	st32(f->write + off, (u32)-len);
+	f->reset[off] = kind == PCI_BAR_IO ? BAR_IO : 0;
 	if (kind != PCI_BAR_MEM64)
 		return;
 	f->reset[off] = BAR_MEM64;
@@ -95,9 +96,11 @@ void pci_config_write(struct pci_func *f, u32 off, unsigned size, u32 val)
 u64 pci_bar_base(const struct pci_func *f, u32 bar)
 {
 	const u8 *reg = f->s->config + PCI_BAR0 + bar * 4;
-	u64 base = ld32(reg) & ~(u32)BAR_MEM_FLAGS;
+	bool io = f->bar[bar].kind == PCI_BAR_IO;
+	u64 base = ld32(reg) & ~(u32)(io ? BAR_IO_FLAGS : BAR_MEM_FLAGS);
 
-	if (!f->bar[bar].len || !(f->s->config[PCI_COMMAND] & PCI_COMMAND_MEMORY))
+	if (!f->bar[bar].len ||
+	    !(f->s->config[PCI_COMMAND] & (io ? PCI_COMMAND_IO : PCI_COMMAND_MEMORY)))
 		return PCI_UNMAPPED;
 	return f->bar[bar].kind == PCI_BAR_MEM64 ? (u64)ld32(reg + 4) << 32 | base : base;
 }

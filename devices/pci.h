@@ -7,7 +7,7 @@
  * sees accesses to its regions, as on any bus, and calls pci_raise, pci_lower or pci_msix_send.
  *
  * The host bridge (pci_host.c) is one more device.  It alone knows the buses: a BAR is mapped there
- * while the guest decodes it at an address inside one of the bridge's windows that nothing else
+ * while the guest decodes it at an address inside the bridge's window for its kind that nothing else
  * claims; any other address is legal and leads nowhere.
  *
  * Thread: vCPUs and loop, with machine.lock held.
@@ -48,7 +48,7 @@ enum { PCI_COMMAND_IO = 1, PCI_COMMAND_MEMORY = 2, PCI_COMMAND_MASTER = 4,
 enum { PCI_STATUS_INTERRUPT = 1 << 3, PCI_STATUS_CAP_LIST = 1 << 4 };
 enum { PCI_CAP_MSI = 0x05, PCI_CAP_VENDOR = 0x09, PCI_CAP_MSIX = 0x11 };
 
-enum pci_bar_kind { PCI_BAR_MEM32, PCI_BAR_MEM64 };
+enum pci_bar_kind { PCI_BAR_MEM32, PCI_BAR_MEM64, PCI_BAR_IO };
 
 /* What the guest can observe of a function; all of it is saved. */
 struct pci_func_state {
@@ -95,7 +95,7 @@ struct pci_id {
 /* --- set-up, in this order; then pci_func_reset ----------------------------------------------- */
 void pci_func_init(struct pci_func *f, struct device *dev, struct pci_func_state *s,
 		   const struct pci_id *id, bool interrupt_pin);
-/* A BAR of len bytes (a power of two, 16 at least) that shows the device's region; a 64-bit one
+/* A BAR of len bytes (a power of two, 16 at least, 256 at most for ports) that shows the device's region; a 64-bit one
  * takes bar + 1 too. */
 void pci_func_bar(struct pci_func *f, u32 bar, enum pci_bar_kind kind, u64 len, u32 region);
 /* Append a capability of len bytes: its offset. Fill in f->reset and f->write from there. */
@@ -149,9 +149,9 @@ struct pci_window {
 	u64 base, len;
 };
 
-struct pci_setup { /* read in init only, but for the bus, which is borrowed */
-	struct bus *mmio;
-	struct pci_window mem32, mem64; /* what the bridge forwards; mem64 may be empty */
+struct pci_setup { /* read in init only, but for the buses, which are borrowed */
+	struct bus *mmio, *pio;
+	struct pci_window mem32, mem64, io; /* what the bridge forwards; mem64 may be empty */
 	const u32 *isa_irq;             /* PCI_LINES different ones: 8259 inputs of PIRQ A to D */
 };
 

@@ -28,8 +28,8 @@ static const struct pci_id host_id = { .vendor = 0x1b36,
 struct pci_host {
 	struct device dev;
 	/* const after set-up */
-	struct bus *mmio;
-	struct pci_window window[2];
+	struct bus *mmio, *pio;
+	struct pci_window window[2], io;
 	struct irq_line isa[PCI_LINES];
 	struct pci_func *func[PCI_SLOTS]; /* borrowed, but for slot 0 */
 	struct pci_func own;
@@ -48,22 +48,29 @@ static struct pci_host *host_of(struct device *dev)
 
 /* --- where BARs lie -----------------------------------------------------------------------------
  */
-static bool host_forwards(const struct pci_host *h, u64 base, u64 len)
+static bool window_holds(const struct pci_window *w, u64 base, u64 len)
 {
-	for (u32 i = 0; i < ARRAY_LEN(h->window); i++) {
-		const struct pci_window *w = &h->window[i];
+	return base >= w->base && len <= w->len && base - w->base <= w->len - len;
+}
 
-		if (base >= w->base && len <= w->len && base - w->base <= w->len - len)
-			return true;
-	}
-	return false;
+static bool host_forwards(const struct pci_host *h, const struct pci_bar *bar, u64 base)
+{
+	if (bar->kind == PCI_BAR_IO)
+		return window_holds(&h->io, base, bar->len);
+	return window_holds(&h->window[0], base, bar->len) ||
+	       window_holds(&h->window[1], base, bar->len);
+}
+
+static struct bus *host_bus(const struct pci_host *h, const struct pci_bar *bar)
+{
+	return bar->kind == PCI_BAR_IO ? h->pio : h->mmio;
 }
 
 static void func_unmap(struct pci_host *h, struct pci_func *f)
 {
 	for (u32 i = 0; i < PCI_BARS; i++) {
 		if (f->mapped[i] != PCI_UNMAPPED)
-			bus_unmap(h->mmio, f->mapped[i]);
+			bus_unmap(host_bus(h, &f->bar[i]), f->mapped[i]);
 		f->mapped[i] = PCI_UNMAPPED;
 	}
 }
@@ -75,9 +82,9 @@ static void func_map(struct pci_host *h, struct pci_func *f)
 		const struct pci_bar *bar = &f->bar[i];
 		u64 base = pci_bar_base(f, i);
 
-		if (base == PCI_UNMAPPED || !host_forwards(h, base, bar->len))
+		if (base == PCI_UNMAPPED || !host_forwards(h, bar, base))
 			continue;
-		if (bus_map(h->mmio, base, bar->len, f->dev, bar->region) == 0)
+		if (bus_map(host_bus(h, bar), base, bar->len, f->dev, bar->region) == 0)
 			f->mapped[i] = base;
 	}
 }
@@ -180,35 +187,31 @@ void pci_attach(struct device *host, struct pci_func *f, u32 slot)
 	f->host = h;
 }
 
-/* BARs in a row from the start of the 32-bit window, each on a multiple of its size. */
-static u64 assign_bars(struct pci_host *h, struct pci_func *f, u64 next)
+/* What is left of a window, of which BARs are given out in a row, each on a multiple of its size. */
+static void assign_bar(struct pci_func *f, u32 i, struct pci_window *left)
 {
-	const struct pci_window *w = &h->window[0];
+	u64 len = f->bar[i].len, base = ALIGN_UP(left->base, len);
 
-	for (u32 i = 0; i < PCI_BARS; i++) {
-		u64 base = ALIGN_UP(next, MAX(f->bar[i].len, 1));
-
-		if (!f->bar[i].len)
-			continue;
-		if (base + f->bar[i].len > w->base + w->len)
-			break; /* the guest's to place */
-		pci_config_write(f, PCI_BAR0 + i * 4, 4, (u32)base);
-		next = base + f->bar[i].len;
-	}
-	return next;
+	if (!window_holds(left, base, len))
+		return; /* the guest's to place */
+	pci_config_write(f, PCI_BAR0 + i * 4, 4, (u32)base);
+	left->len -= base + len - left->base;
+	left->base = base + len;
 }
 
 void pci_assign(struct device *host)
 {
 	struct pci_host *h = host_of(host);
-	u64 next = h->window[0].base;
+	struct pci_window mem = h->window[0], io = h->io;
 
 	for (u32 slot = 1; slot < PCI_SLOTS; slot++) {
 		struct pci_func *f = h->func[slot];
 
 		if (!f)
 			continue;
-		next = assign_bars(h, f, next);
+		for (u32 i = 0; i < PCI_BARS; i++)
+			if (f->bar[i].len)
+				assign_bar(f, i, f->bar[i].kind == PCI_BAR_IO ? &io : &mem);
 		pci_config_write(f, PCI_INTERRUPT_LINE, 1, h->isa[slot % PCI_LINES].gsi);
 		pci_config_write(f, PCI_COMMAND, 2, PCI_COMMAND_IO | PCI_COMMAND_MEMORY);
 	}
@@ -228,6 +231,8 @@ static int host_init(struct device *dev, struct err *e)
 	const struct pci_setup *setup = dev->arg;
 
 	h->mmio = setup->mmio;
+	h->pio = setup->pio;
+	h->io = setup->io;
 	h->window[0] = setup->mem32;
 	h->window[1] = setup->mem64;
 	for (u32 i = 0; i < PCI_LINES; i++)

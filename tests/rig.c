@@ -29,7 +29,8 @@ const struct device_kind device_kinds[] = {
 	{ &virtio_rng_mmio_ops, { { RIG_VIRTIO_BASE, VMMIO_LEN } } },
 	{ &virtio_rng_pci_ops,
 	  { { RIG_VIRTIO_BASE, VPCI_REGS_BYTES },
-	    { RIG_VIRTIO_BASE + VPCI_REGS_BYTES, VPCI_MSIX_BYTES } } },
+	    { RIG_VIRTIO_BASE + VPCI_REGS_BYTES, VPCI_MSIX_BYTES },
+	    { RIG_VIRTIO_BASE + VPCI_REGS_BYTES + VPCI_MSIX_BYTES, VPCI_LEGACY_BYTES } } },
 	{ &pci_host_ops,
 	  { { PCI_ADDRESS_PORT, 4 }, { PCI_DATA_PORT, 4 }, { PCI_ECAM_BASE, PCI_ECAM_BYTES } } },
 };
@@ -137,6 +138,8 @@ struct rig *rig_new_with(const struct device_ops *ops, void *arg)
 	r->dev = device_new(ops, &wires, &e);
 	if (!r->dev)
 		test_fail(__FILE__, __LINE__, "%s", e.text);
+	if (ops == &virtio_rng_pci_ops)
+		OK(vpci_make_transitional(r->dev));
 	rig_map(r);
 	return r;
 }

@@ -3,8 +3,8 @@
  *
  * With MSI-X on, a notification is the message of its vector; else it is INTA, or the one MSI
  * message, and bits in ISR status.  One doorbell a queue, so that a doorbell can be an eventfd.
- * Source: virtio 1.2 §4.1, names as in its structures.  Not offered: the legacy interface
- * (§4.1.4.10), queue_reset, VIRTIO_F_NOTIFICATION_DATA, shared memory regions. */
+ * legacy.c has the legacy interface.
+ * Source: virtio 1.2 §4.1, names as in its structures.  Not offered: queue_reset, VIRTIO_F_NOTIFICATION_DATA, shared memory regions. */
 #include "virtio.h"
 
 enum { BAR_MSIX = 1, BAR_REGS = 4 };
@@ -65,7 +65,7 @@ static void vpci_interrupt(struct vdev *v, u32 isr, const struct vq *q)
 }
 
 /* ISR status is cleared by reading it (§4.1.4.5). */
-static u8 isr_read(struct vdev *v)
+u8 vpci_isr_read(struct vdev *v)
 {
 	u8 isr = (u8)v->s.isr;
 
@@ -107,7 +107,7 @@ static u64 common_read(struct vdev *v, u64 off, unsigned size)
 	return val;
 }
 
-static void vector_write(struct vdev *v, u16 *vector, u64 val)
+void vpci_vector_write(struct vdev *v, u16 *vector, u64 val)
 {
 	*vector = val < v->pci.vectors ? (u16)val : VIRTIO_NO_VECTOR;
 }
@@ -123,7 +123,7 @@ static void queue_write(struct vdev *v, u64 off, unsigned size, u64 val)
 	struct vq_state *q = vdev_queue_config(v);
 
 	if (size == 2 && off == COMMON(queue_msix_vector) && vdev_queue(v))
-		vector_write(v, queue_vector(v, v->s.queue_sel), val);
+		vpci_vector_write(v, queue_vector(v, v->s.queue_sel), val);
 	else if (size == 2 && off == COMMON(queue_enable) && val == 1) /* §4.1.4.3.2: never 0 */
 		vdev_queue_ready(v, 1);
 	else if (size == 2 && off == COMMON(queue_size) && q)
@@ -138,11 +138,18 @@ static void queue_write(struct vdev *v, u64 off, unsigned size, u64 val)
 }
 
 /* A reset forgets messages that wait for their mask to go. */
+void vpci_driver_reset(struct vdev *v)
+{
+	vdev_reset(&v->dev);
+	pci_msix_clear_pending(&v->pci);
+}
+
 static void status_write(struct vdev *v, u32 val)
 {
-	vdev_set_status(v, val);
-	if (!v->s.status)
-		pci_msix_clear_pending(&v->pci);
+	if (val)
+		vdev_set_status(v, val);
+	else
+		vpci_driver_reset(v);
 }
 
 /* §4.1.3.1: each field is accessed as wide as it is; other writes change nothing. */
@@ -155,7 +162,7 @@ static void common_write(struct vdev *v, u64 off, unsigned size, u64 val)
 	else if (size == 4 && off == COMMON(driver_feature))
 		vdev_set_driver_features(v, (u32)val);
 	else if (size == 2 && off == COMMON(config_msix_vector))
-		vector_write(v, &v->s.vector[0], val);
+		vpci_vector_write(v, &v->s.vector[0], val);
 	else if (size == 1 && off == COMMON(device_status))
 		status_write(v, (u32)val);
 	else if (size == 2 && off == COMMON(queue_select))
@@ -172,9 +179,11 @@ u64 vpci_read(struct device *dev, unsigned region, u64 off, unsigned size)
 
 	if (region == VPCI_MSIX)
 		return pci_msix_read(&v->pci, off, size, MSIX_PBA);
+	if (region == VPCI_LEGACY)
+		return vpci_legacy_read(v, off, size);
 	switch (ALIGN_DOWN(off, REGS_PART_BYTES)) {
 	case REGS_COMMON: return common_read(v, off, size);
-	case REGS_ISR: return off == REGS_ISR ? isr_read(v) : 0;
+	case REGS_ISR: return off == REGS_ISR ? vpci_isr_read(v) : 0;
 	case REGS_DEVICE: return vdev_config_read(v, off - REGS_DEVICE, size);
 	default: return 0; /* doorbells are write-only */
 	}
@@ -184,10 +193,10 @@ void vpci_write(struct device *dev, unsigned region, u64 off, unsigned size, u64
 {
 	struct vdev *v = to_vdev(dev);
 
-	if (region == VPCI_MSIX) {
-		pci_msix_write(&v->pci, off, size, val);
-		return;
-	}
+	if (region == VPCI_MSIX)
+		return pci_msix_write(&v->pci, off, size, val);
+	if (region == VPCI_LEGACY)
+		return vpci_legacy_write(v, off, size, val);
 	switch (ALIGN_DOWN(off, REGS_PART_BYTES)) {
 	case REGS_COMMON: common_write(v, off, size, val); break;
 	case REGS_DEVICE: vdev_config_write(v, off - REGS_DEVICE, size, val); break;

@@ -322,6 +322,7 @@ static void vdev_loaded(struct vdev *v, struct state *st)
 	st_check(st, !(v->s.driver_features & ~v->features) || !(v->s.status & VSTATUS_FEATURES_OK),
 		 "driver_features");
 	st_check(st, !(v->s.status & ~(VSTATUS_DRIVER_BITS | VSTATUS_NEEDS_RESET)), "status");
+	st_check(st, v->s.legacy <= (v->pci.bar[0].len != 0), "legacy");
 	st_check(st, !(v->s.isr & ~(VISR_QUEUE | VISR_CONFIG)), "isr");
 	for (u32 i = 0; i < v->ops->queues; i++) {
 		struct vq *q = &v->vq[i];
@@ -351,6 +352,7 @@ void vdev_state(struct device *dev, struct state *st)
 	st_u32(st, "config_gen", &v->s.config_gen);
 	st_u32(st, "status", &v->s.status);
 	st_u32(st, "isr", &v->s.isr);
+	st_u32(st, "legacy", &v->s.legacy);
 	for (u32 i = 0; i < v->ops->queues; i++)
 		queue_state(&v->s.q[i], st);
 	st_bytes(st, "config", v->s.config, sizeof v->s.config);

@@ -159,6 +159,7 @@ struct vdev {
 		struct vq_state q[VDEV_QUEUES_MAX];
 		u8 config[VDEV_CONFIG_MAX];
 		u16 vector[VDEV_VECTORS + 1]; /* PCI only; the last is spare */
+		u32 legacy; /* 1: the driver uses the legacy interface */
 	} s;
 	/* PCI only */
 	struct pci_func_state pci_state; /* follows s: both are the device's state */
@@ -199,10 +200,12 @@ void vdev_broken(struct vdev *v, const char *why);
 /* The device changed v->s.config: tell the driver (§2.5). */
 void vdev_config_changed(struct vdev *v);
 
-/* DRIVER_OK is set and nothing is broken. */
+/* DRIVER_OK is set and nothing is broken; a legacy driver need not have come that far. */
 static inline bool vdev_running(const struct vdev *v)
 {
-	return (v->s.status & (VSTATUS_DRIVER_OK | VSTATUS_NEEDS_RESET)) == VSTATUS_DRIVER_OK;
+	u32 want = v->s.legacy ? VSTATUS_DRIVER : VSTATUS_DRIVER_OK;
+
+	return (v->s.status & (want | VSTATUS_NEEDS_RESET)) == want;
 }
 static inline bool vdev_has(const struct vdev *v, u64 feature)
 {
@@ -228,15 +231,24 @@ void vmmio_write(struct device *dev, unsigned region, u64 off, unsigned size, u6
 	.reset = vdev_reset, .state = vdev_state, .quiesce = vdev_quiesce,                         \
 	.state_off = offsetof(struct vdev, s), .state_len = sizeof(struct vdev_state)
 
-/* --- pci.c: the PCI transport (§4.1), without the legacy interface ---------------------------- */
-enum { VPCI_REGS, VPCI_MSIX }; /* regions; both are BARs of v->pci, which the board attaches */
-enum { VPCI_REGS_BYTES = 0x4000, VPCI_MSIX_BYTES = 0x1000 };
+/* --- pci.c: the PCI transport (§4.1) ---------------------------------------------------------- */
+enum { VPCI_REGS, VPCI_MSIX, VPCI_LEGACY }; /* regions: BARs of v->pci, which the board attaches */
+enum { VPCI_REGS_BYTES = 0x4000, VPCI_MSIX_BYTES = 0x1000, VPCI_LEGACY_BYTES = 0x80 };
 enum { VPCI_NOTIFY = 0x3000, VPCI_NOTIFY_MULTIPLIER = 4 }; /* queue i's doorbell in VPCI_REGS */
 int vpci_init(struct device *dev, const struct vdev_ops *ops, struct err *e);
 u64 vpci_read(struct device *dev, unsigned region, u64 off, unsigned size);
 void vpci_write(struct device *dev, unsigned region, u64 off, unsigned size, u64 val);
 void vpci_reset(struct device *dev);
 void vpci_state(struct device *dev, struct state *st);
+void vpci_driver_reset(struct vdev *v);
+u8 vpci_isr_read(struct vdev *v); /* and clear it */
+void vpci_vector_write(struct vdev *v, u16 *vector, u64 val);
+
+/* legacy.c: give a new device behind virtio-pci the legacy interface too, and the identity that goes with
+ * it. False: there never was such a device. */
+bool vpci_make_transitional(struct device *dev);
+u64 vpci_legacy_read(struct vdev *v, u64 off, unsigned size);
+void vpci_legacy_write(struct vdev *v, u64 off, unsigned size, u64 val);
 
 /* The part of a device_ops that is the same for every kind behind virtio-pci. */
 #define VPCI_DEVICE_OPS                                                                            \

@@ -252,3 +252,26 @@ def virtio_pci_survives_a_restart(env):
             check(status == 0, "no entropy device")
             vm.send(end + "\n")
         vm.expect_exit(0, 30)
+
+
+@test(weight=40)
+def virtio_pci_legacy_interface(env):
+    """Linux's legacy driver, which looks only at the I/O BAR of a transitional device, with MSI-X and with INTA."""
+    for words in ("", "pci=nomsi"):
+        with Scratch() as s:
+            disk = s.copy(env.guest("small.img"))
+            with Vm(env, *env.linux(), "--disk", disk, "--transport", "pci-transitional", "--cmdline",
+                    "shell " + words) as vm:
+                initrd_shell(vm)
+                status, out = vm.command("rmmod virtio_pci; insmod /modules/*-virtio_pci.ko force_legacy=1; sleep 1; "
+                                         "cat /sys/bus/virtio/devices/virtio*/features")
+                check(status == 0 and re.findall(r"^[01]{32}(.)", out, re.M) == ["0", "0"], f"not legacy: {out}")
+                status, out = vm.command("mount -t ext4 /dev/vda /root && dd if=/dev/urandom of=/root/f bs=1M count=5 "
+                                         "2>/dev/null; sync; md5sum /root/f; umount /root; mount -t ext4 /dev/vda /root "
+                                         "&& md5sum /root/f; umount /root; dd if=/dev/hwrng bs=16 count=4 2>/dev/null | wc -c")
+                sums = re.findall(r"([0-9a-f]{32})  /root/f", out)
+                check(len(sums) == 2 and sums[0] == sums[1] and "64" in out.split(), f"disk or entropy: {out}")
+                check_dmesg(vm)
+                vm.send("poweroff -f\n")
+                vm.expect_exit(0, 30)
+            fsck(disk)

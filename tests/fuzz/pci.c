@@ -7,6 +7,7 @@
 #include "../../devices/virtio/virtio.h"
 
 enum { RAM = 1 << 20, SLOTS = 2, STEP = 8 };
+enum { PORTS = 0x1000 }; /* where the second function has its legacy registers */
 #define WINDOW 0xd0000000ull
 #define WINDOW_HIGH 0x100000000ull
 
@@ -44,7 +45,7 @@ static struct device *make(const struct device_ops *ops, void *arg)
 static void open_once(void)
 {
 	static const u32 isa_irq[] = { 10, 11, 5, 7 };
-	struct pci_setup setup = { .mmio = &mmio,
+	struct pci_setup setup = { .mmio = &mmio, .pio = &pio, .io = { PORTS, 0x1000 },
 				   .mem32 = { WINDOW, 0x10000000 },
 				   .mem64 = { WINDOW_HIGH, GIB },
 				   .isa_irq = isa_irq };
@@ -63,6 +64,8 @@ static void open_once(void)
 	bus_map(&mmio, PCI_ECAM_BASE, PCI_ECAM_BYTES, host, PCI_HOST_ECAM);
 	for (u32 i = 0; i < SLOTS; i++) {
 		dev[i] = make(&virtio_rng_pci_ops, NULL);
+		if (i && !vpci_make_transitional(dev[i]))
+			abort();
 		pci_attach(host, &to_vdev(dev[i])->pci, i + 1);
 	}
 }
@@ -103,7 +106,10 @@ static void step(const u8 *data)
 
 	switch (data[0] & 7) {
 	case 0: bus_write(&pio, PCI_ADDRESS_PORT, 4, 0x80000000u | place); break;
-	case 1: access_bus(&pio, PCI_DATA_PORT + (place & 3), data[1], val); break;
+	case 1:
+		access_bus(&pio, data[1] & 8 ? PORTS + place % VPCI_LEGACY_BYTES :
+					       PCI_DATA_PORT + (place & 3), data[1], val);
+		break;
 	case 2: access_bus(&mmio, ecam, data[1], val); break;
 	case 3: access_bus(&mmio, WINDOW + place, data[1], val); break;
 	case 4: access_bus(&mmio, WINDOW_HIGH + place, data[1], val); break;

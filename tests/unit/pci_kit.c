@@ -39,6 +39,8 @@ void pk_open(struct pci_kit *k)
 {
 	static const u32 isa_irq[] = { PK_ISA, PK_ISA + 1, PK_ISA + 2, PK_ISA + 3 };
 	struct pci_setup setup = { .mmio = &k->mmio,
+				   .pio = &k->pio,
+				   .io = { PK_IO, PK_IO_BYTES },
 				   .mem32 = { PK_MEM32, PK_MEM32_BYTES },
 				   .mem64 = { PK_MEM64, PK_MEM64_BYTES },
 				   .isa_irq = isa_irq };

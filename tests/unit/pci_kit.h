@@ -9,6 +9,7 @@
 #define PK_MEM32_BYTES 0x10000000ull
 #define PK_MEM64 0x100000000ull
 #define PK_MEM64_BYTES 0x100000000ull
+enum { PK_IO = 0x1000, PK_IO_BYTES = 0x1000 };
 enum { PK_ISA = 32 }; /* GSI of the first one */
 enum { PK_RAM = 1 << 20, PK_MESSAGES = 8, PK_SLOTS = 4 };
 
