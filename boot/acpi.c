@@ -149,6 +149,7 @@ static void put_pc_devices(struct aml *a, const struct boot_config *c)
 	aml_crs_io(&kbd, I8042_CMD_PORT, 1);
 	aml_crs_isa_irq(&kbd, I8042_KBD_GSI);
 	put_isa_device(a, "KBD_", "PNP0303", 0, &kbd);
+	/* The auxiliary port: nothing is plugged in, but a controller without one makes Linux warn. */
 	aml_crs_isa_irq(&aux, I8042_AUX_GSI);
 	put_isa_device(a, "AUX_", "PNP0F13", 0, &aux);
 }

@@ -7,6 +7,7 @@
 #   small    small.img                        busybox alone on ext4, for quick tests
 #   firmware firmware/                        SeaBIOS, qboot and memtest86+, unpacked, not installed
 #   grub     grub.img, rescue.img             small.img behind GRUB with a kernel; GRUB without anything
+#   tools    tools.img                        small.img with lspci, dmidecode, acpidump
 #   bench    bench.cpio, bench/               the guest benchmark, if its sources (MVM_BENCH_DIR) are there
 #   all      all of them
 # Only Debian packages, from wherever this machine's apt gets them; as root, or with fakeroot.  Each piece
@@ -276,6 +277,30 @@ piece_grub()
 	mv "$tmp/rescue.img" "$tmp/grub.img" "$out"
 }
 
+# The host's own programs, with their libraries
+pack_tools()
+{
+	local d=$tmp/small tool f
+	make_small "$d"
+	for tool in lspci dmidecode acpidump; do
+		tool=$(PATH=$PATH:/usr/sbin command -v $tool) || die "no $tool; run scripts/setup.sh guest"
+		for f in "$tool" $(ldd "$tool" | grep -o '/[^ ]*'); do
+			install -D -m 755 "$f" "$d$f"
+		done
+	done
+	install -D -m 644 "$(find "$out/kernel/modules" -name qemu_fw_cfg.ko)" "$d/lib/modules/qemu_fw_cfg.ko"
+	make_ext4 "$d" "$tmp/tools.img" 192M mvm-tools
+}
+
+piece_tools()
+{
+	piece_kernel
+	[ ! -e "$out/tools.img" ] || return 0
+	say ROOT "tools.img"
+	as_root pack_tools
+	mv "$tmp/tools.img" "$out/tools.img"
+}
+
 pack_bench()
 {
 	make -s -C "$bench_dir" OUT="$tmp/bench" >"$tmp/log" 2>&1 ||
@@ -300,8 +325,8 @@ piece_bench()
 mkdir -p "$out"
 exec 9>"$out/.lock"
 flock 9
-[ $# -gt 0 ] || die "name a piece: kernel, generic, initrd, root, small, firmware, grub, bench or all"
-[ "$1" != all ] || set -- kernel initrd generic small root firmware grub bench
+[ $# -gt 0 ] || die "name a piece: kernel, generic, initrd, root, small, firmware, grub, tools, bench or all"
+[ "$1" != all ] || set -- kernel initrd generic small root firmware grub tools bench
 for piece in "$@"; do
 	declare -F "piece_$piece" >/dev/null || die "no piece $piece"
 	tmp=$(mktemp -d "$out/.tmp.XXXXXX")

@@ -9,7 +9,7 @@ packages()
 	build) echo make gcc libc6-dev binutils musl-tools linux-libc-dev libseccomp-dev libcap-ng-dev \
 		zlib1g-dev liblzma-dev liblz4-dev libzstd-dev ;;
 	guest) echo mmdebstrap e2fsprogs busybox-static cpio gzip dpkg debian-archive-keyring \
-		grub-common grub-pc-bin \
+		grub-common grub-pc-bin pciutils dmidecode acpica-tools \
 		$([ "$(id -u)" = 0 ] || echo fakeroot uidmap) ;;
 	test) echo python3 e2fsprogs acpica-tools ;;
 	lint) echo cppcheck clang clang-tidy ;;

@@ -1,5 +1,9 @@
 """Guests that begin with firmware: SeaBIOS and qboot, kernels and boot loaders that they start."""
 
+import os
+import re
+import subprocess
+
 from harness import Scratch, Vm, check, expect_error, initrd_shell, login, test
 from test_linux import check_dmesg
 
@@ -119,3 +123,45 @@ def disk_without_a_boot_sector_is_reported(env):
         with Vm(env, *bios(env), "--disk", s.sparse("empty.img", 1 << 20)) as vm:
             vm.expect(r"not a bootable disk", 30)
             vm.expect(r"No bootable device", 10)
+
+
+def check_acpi(vm, s):
+    """The guest's tables, taken apart and put together again by ACPICA on the host."""
+    _, text = vm.command("acpidump", 60)
+    s.file("dump", text.encode())
+    ran = subprocess.run("acpixtract -a dump && iasl -d dsdt.dat && iasl -tc dsdt.dsl", shell=True, cwd=s.dir,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    said = ran.stdout.decode(errors="replace")
+    check(ran.returncode == 0 and re.search(r"Compilation successful\. 0 Errors, 0 Warnings", said), said[-1500:])
+    return {name[:-4] for name in os.listdir(s.dir) if name.endswith(".dat")}
+
+
+def check_tools(vm):
+    """lspci, dmidecode and /proc/interrupts of a machine with one disk on PCI and two CPUs."""
+    _, out = vm.command("lspci -vv", 60)
+    check(out.count("Kernel driver in use: virtio-pci") == 2 and "MSI-X: Enable+" in out and "[virtual]" not in out and
+          "ignored" not in out and "disabled" not in out, f"lspci: {out}")
+    _, out = vm.command("dmidecode", 60)
+    bad = re.search(r"(?i)wrong|invalid|bad|broken|truncated|<OUT OF SPEC>|inconsistent|checksum", out)
+    check(not bad, f"dmidecode: {out}")
+    for words in ("Product Name: MVMPC", "Core Count: 2", "Size: 256 MB", "Range Size: 256 MB", "End Of Table"):
+        check(words in out, f"dmidecode has no {words!r}: {out}")
+    _, out = vm.command("cat /proc/interrupts")
+    check(re.search(r"^ERR: +0$", out, re.M) and re.search(r"^MIS: +0$", out, re.M) and "PCI-MSI" in out, out)
+
+
+@test(weight=60)
+def tools_see_a_sane_pc(env):
+    """The same tables from us and by way of SeaBIOS, and a user's fw_cfg file in sysfs."""
+    for firmware in ([], bios(env)):
+        with Scratch() as s:
+            with Vm(env, *firmware, *env.linux(), "--disk", s.copy(env.guest("tools.img")), "--transport", "pci",
+                    "--cpus", "2", "--fw-cfg", "opt/mvm/test,string=a,b c") as vm:
+                login(vm)
+                check_dmesg(vm)
+                check_tools(vm)
+                tables = check_acpi(vm, s)
+                check({"dsdt", "facp", "apic", "mcfg"} <= tables, f"tables: {tables}")
+                _, out = vm.command("insmod /lib/modules/qemu_fw_cfg.ko; cd /sys/firmware/qemu_fw_cfg/by_name; "
+                                    "cat opt/mvm/test/raw; echo; ls")
+                check("a,b c" in out and ("bootorder" in out) == bool(firmware), f"fw_cfg in sysfs: {out}")
