@@ -95,7 +95,7 @@ static void tty_guard_exits(void)
 {
 	static bool registered;
 	static const int fatal[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGQUIT, SIGSYS };
-	struct sigaction old, act = { .sa_handler = tty_fatal, .sa_flags = (int)SA_RESETHAND };
+	struct sigaction old, act = { .sa_handler = tty_fatal, .sa_flags = (int)SA_RESETHAND | SA_ONSTACK };
 
 	for (size_t i = 0; i < ARRAY_LEN(fatal); i++)
 		if (sigaction(fatal[i], NULL, &old) == 0 && old.sa_handler == SIG_DFL)

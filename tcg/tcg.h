@@ -66,7 +66,8 @@ struct tlb {
 struct block; /* decoded block, interp.c */
 
 struct tcg_cpu {
-	struct vcpu v; /* first */
+	u64 pushed[8]; /* by translated code on the host, whose RSP is at v: return addresses */
+	struct vcpu v;
 
 	u16 cc;          /* arithmetic flags, see above */
 	u8 cpl;          /* 0-3; 3 in virtual-8086 mode; seg.c keeps it */
@@ -99,8 +100,8 @@ struct tcg_cpu {
 	struct native *native;    /* native.c */
 
 	struct trans *trans;      /* trans.c; NULL: interpreter only */
-	struct {                  /* what translated code reaches by GS, beside some of the above */
-		struct tcg_cpu *self;
+	struct {                  /* translated code's own, beside some of the above */
+		u64 stack;      /* C's stack pointer, while RSP is the tcg_cpu */
 		u64 scratch, old_cc;
 		u64 near_key;   /* XORed with rip to make a tag: the privilege */
 		struct trans_near {

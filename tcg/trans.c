@@ -14,23 +14,9 @@
 #include "trans.h"
 
 #include <stdlib.h>
-#include <asm/prctl.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 enum { CACHE_BYTES = 16 << 20, MISSES_MAX = 64, MISS_CYCLES = 3000 };
-
-/* --- GS --------------------------------------------------------------------------------------- */
-static __thread struct tcg_cpu *gs_is;
-
-static void gs_set(struct tcg_cpu *c)
-{
-	if (likely(gs_is == c))
-		return;
-	syscall(SYS_arch_prctl, ARCH_SET_GS, c);
-	gs_is = c;
-}
 
 /* An empty entry has the tag of an address that belongs in another slot. */
 static void near_clear(struct tcg_cpu *c)
@@ -214,8 +200,7 @@ static HANDLER trans_enter(struct tcg_cpu *c, const struct insn *in)
 	c->budget += b->insns;
 	count_insns(c);
 	c->hot.exit = NO_EXIT;
-	gs_set(c);
-	((void (*)(const u8 *))(t->cache.rx + t->enter))(j->code);
+	((void (*)(const u8 *, struct vcpu *))(t->cache.rx + t->enter))(j->code, &c->v);
 	c->budget += (s32)c->hot.left;
 	c->hot.left = 0;
 	t->stat.enters++;
@@ -488,7 +473,6 @@ int trans_init(struct tcg_cpu *c, struct err *e)
 	}
 	t->blocks = 1;
 	t->heat = HEAT;
-	c->hot.self = c;
 	trans_thunks(c, t);
 	near_clear(c);
 	c->native->guard.trans = t->cache.rx;
@@ -503,8 +487,6 @@ void trans_free(struct tcg_cpu *c)
 
 	if (!t)
 		return;
-	if (gs_is == c)
-		gs_is = NULL;
 	cache_free(&t->cache);
 	if (t->pool)
 		munmap(t->pool, TRANS_BLOCKS * sizeof *t->pool);

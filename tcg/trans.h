@@ -3,8 +3,10 @@
  *
  * Registers in translated code, everywhere: guest RAX to RDI but RSP, R8 and R12 to R14 are the
  * host's of the same number, guest RSP is host R15, guest R9, R10, R11 and R15 are in s.gpr[]. Host
- * R9, R10, R11 are ours, host RSP is the C stack.  GS is the struct tcg_cpu.  Guest x87 and vector
- * state is in the host's registers whenever an instruction needs it.
+ * R9, R10, R11 are ours, host RSP is at tcg_cpu.v, by which they are reached: a processor that renames
+ * memory (AMD since Zen 2, Intel since Golden Cove) forwards a store to a load by the same register and
+ * displacement in no time, which takes five to eight cycles by other ways.  Signals have a stack of
+ * their own; what our calls push lies in front (tcg_cpu.pushed).  Guest x87 and vector state is in the host's registers whenever an instruction needs it.
  *
  * Flags are in EFLAGS or in c->cc, known for each place when it is translated; a block has an entry
  * for either.  A flag that will be written before anything in the block reads it may be lost: if an
@@ -226,7 +228,7 @@ struct emit {
 	u8 fp_need; /* bytes of c->fp_live ff. */
 };
 
-#define GS_OFF(field) ((s32)offsetof(struct tcg_cpu, field))
+#define GS_OFF(field) ((s32)(offsetof(struct tcg_cpu, field) - offsetof(struct tcg_cpu, v)))
 static inline s32 gs_gpr(unsigned reg)
 {
 	return GS_OFF(v.s.gpr) + (s32)reg * 8;

@@ -49,18 +49,25 @@ static void thunk_call(struct x64 *a, u64 fn)
 	x64_op(a, &(struct x64_op){ .opcode = 0xff, .reg = 2, .rm = RAX });
 }
 
-/* void enter(const u8 *code) */
+/* void enter(const u8 *code, struct vcpu *v) */
 static void thunk_enter(struct x64 *a)
 {
 	for (unsigned i = 0; i < ARRAY_LEN(saved); i++)
 		thunk_push(a, saved[i]);
 	thunk_rsp(a, -8);
+	x64_op(a, &(struct x64_op){ .opcode = 0x89,
+				    .w = true,
+				    .reg = RSP,
+				    .rm = RSI,
+				    .mem = true,
+				    .disp = GS_OFF(hot.stack) });
 	x64_mov_rr(a, T0, RDI);
+	x64_mov_rr(a, RSP, RSI);
 	thunk_reload(a);
 	x64_op(a, &(struct x64_op){ .opcode = 0xff, .reg = 4, .rm = T0 });
 }
 
-/* Registers are in s.gpr[] already. */
+/* From the C stack.  Registers are in s.gpr[] already. */
 static void thunk_return(struct x64 *a)
 {
 	thunk_rsp(a, 8);
@@ -72,7 +79,17 @@ static void thunk_return(struct x64 *a)
 static void thunk_leave(struct x64 *a)
 {
 	thunk_spill(a);
+	x64_load_gs(a, RSP, GS_OFF(hot.stack));
 	thunk_return(a);
+}
+
+/* fn(c, ...) on the C stack, and RBX is where RSP was. */
+static void thunk_call_c(struct x64 *a, u64 fn)
+{
+	x64_lea(a, RDI, RSP, -(s32)offsetof(struct tcg_cpu, v));
+	x64_mov_rr(a, RBX, RSP);
+	x64_load_gs(a, RSP, GS_OFF(hot.stack));
+	thunk_call(a, fn);
 }
 
 /* Called with T0 and T1, the second and third argument of fn, which says whether to come back. */
@@ -80,22 +97,21 @@ static void thunk_c(struct x64 *a, u64 fn, bool flags)
 {
 	u8 *leave;
 
+	thunk_rsp(a, 8); /* the return address stays below, where nothing else writes */
 	thunk_spill(a);
-	x64_load_gs(a, RDI, GS_OFF(hot.self));
 	x64_mov_rr(a, RSI, T0);
 	x64_mov_rr(a, RDX, T1);
-	thunk_rsp(a, -8);
-	thunk_call(a, fn);
-	thunk_rsp(a, 8);
+	thunk_call_c(a, fn);
 	x64_op(a, &(struct x64_op){ .opcode = 0x84, .reg = RAX, .rm = RAX }); /* TEST AL, AL */
 	leave = emit_jcc(a, CC_E);
+	x64_mov_rr(a, RSP, RBX);
 	thunk_reload(a);
 	if (flags)
 		emit_flags_load(a);
 	thunk_reload_cached(a);
+	thunk_rsp(a, -8);
 	x64_ret(a);
 	emit_patch(leave, a->p);
-	thunk_rsp(a, 8);
 	thunk_return(a);
 }
 
@@ -106,8 +122,7 @@ static void thunk_trap(struct x64 *a)
 	x64_store_gs(a, T0, GS_OFF(hot.old_cc));
 	emit_flags_save(a);
 	thunk_spill(a);
-	x64_load_gs(a, RDI, GS_OFF(hot.self));
-	thunk_call(a, (u64)trans_trap);
+	thunk_call_c(a, (u64)trans_trap);
 	thunk_return(a);
 }
 

@@ -69,7 +69,7 @@ static void x64_modrm(struct x64 *a, const struct x64_op *o)
 	u8 reg = (o->reg & 7) << 3, rm = o->rm & 7;
 	u8 mod = !o->mem ? 3 : !o->disp && rm != RBP_BITS ? 0 : o->disp == (s8)o->disp ? 1 : 2;
 
-	if (o->mem && (o->no_base || (o->gs && !o->gs_base))) {
+	if (o->mem && o->no_base) {
 		x64_absolute(a, o, reg);
 		return;
 	}
@@ -86,8 +86,16 @@ static void x64_modrm(struct x64 *a, const struct x64_op *o)
 
 void x64_op(struct x64 *a, const struct x64_op *o)
 {
-	if (o->mem && o->gs)
-		x64_u8(a, 0x65);
+	struct x64_op field;
+
+	if (o->mem && o->gs) {
+		field = *o;
+		field.gs = false;
+		field.has_index = o->gs_base;
+		field.index = o->rm;
+		field.rm = RSP_BITS;
+		o = &field;
+	}
 	if (o->vex)
 		x64_vex(a, o);
 	else

@@ -22,7 +22,7 @@ struct x64_op {
 	u8 vvvv;
 	bool mem;  /* [rm + disp] */
 	s32 disp;
-	bool gs;   /* with mem: gs:[disp], or gs:[rm + disp] with gs_base */
+	bool gs;   /* with mem: [RSP + disp], or [RSP + rm + disp] with gs_base */
 	bool gs_base;
 	bool has_index, no_base; /* with mem: [rm + index << scale + disp], rm or not */
 	u8 index, scale;
