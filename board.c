@@ -262,14 +262,15 @@ static bool board_wants_pci(const struct config *cfg)
 	return cfg->transport >= TRANSPORT_PCI || (cfg->transport == TRANSPORT_AUTO && cfg->bios);
 }
 
-/* What firmware would do, where there is none: BARs, and the 8259 inputs of PCI level-triggered. */
+/* What firmware would do: BARs, and the 8259 inputs of PCI level-triggered.  SeaBIOS places the BARs anew;
+ * qboot leaves both as they are. */
 static void board_power_on(struct machine *m)
 {
 	enum { ELCR_REGION = 2 };
 	struct device *pic = m->chip.pic;
 	u32 mask = 0;
 
-	if (!m->pci || m->cfg->bios)
+	if (!m->pci)
 		return;
 	pci_assign(m->pci);
 	for (u32 i = 0; i < PCI_LINES; i++)

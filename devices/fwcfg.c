@@ -7,13 +7,14 @@
  *
  * Thread: vCPUs, under machine.lock; items that are files of the host's are read there and then,
  * which happens while firmware loads a kernel.
- * Source: QEMU docs/specs/fw_cfg.rst. */
+ * Source: QEMU docs/specs/fw_cfg.rst.  Departure: a transfer that is mostly beyond its item fails. */
 #include <unistd.h>
 
 #include "fwcfg.h"
 
 enum { REGION_SELECT, REGION_DMA };
 enum { CHUNK = 4096 }; /* of a transfer: on the stack of a vCPU's thread */
+enum { ZEROS_MAX = 64 << 10 }; /* behind an item in one transfer: bounds how long the lock is held */
 
 static const u8 signature[] = "QEMU";
 static const u8 version[4] = { 3 }; /* ports and DMA */
@@ -71,12 +72,18 @@ static void file_read(const struct fwcfg_item *item, u64 at, u8 *dst, u32 n)
 	}
 }
 
+static u64 bytes_left(const struct fwcfg *f)
+{
+	const struct fwcfg_item *item = fwcfg_item(f);
+
+	return item && item->len > f->s.at ? item->len - f->s.at : 0;
+}
+
 /* The next n bytes, and zeros where there are none. */
 static void fwcfg_take(struct fwcfg *f, u8 *dst, u32 n)
 {
 	const struct fwcfg_item *item = fwcfg_item(f);
-	u64 left = item && item->len > f->s.at ? item->len - f->s.at : 0;
-	u32 have = (u32)MIN(left, n);
+	u32 have = (u32)MIN(bytes_left(f), n);
 
 	memset(dst, 0, n);
 	if (have && item->data)
@@ -97,8 +104,8 @@ static bool dma_read(struct fwcfg *f, u64 addr, u32 len)
 {
 	u8 chunk[CHUNK];
 
-	if (len && !mem_ptr_rw(f->dev.mem, addr, len)) /* nothing is moved rather than a part */
-		return false;
+	if (len > bytes_left(f) + ZEROS_MAX || (len && !mem_ptr_rw(f->dev.mem, addr, len)))
+		return false; /* nothing is moved rather than a part */
 	for (u32 n; len; len -= n, addr += n) {
 		n = MIN(len, CHUNK);
 		fwcfg_take(f, chunk, n);

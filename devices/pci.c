@@ -2,7 +2,8 @@
  *
  * Sizing a BAR needs no code: its low bits are read-only, so all ones come back as the mask.
  * Source: PCI Local Bus Specification 3.0 §6.1, §6.2, §2.2.6 (INTx).
- * Departure: a function may master the bus whatever the command register says. */
+ * Departures: a function may master the bus whatever the command register says; the interrupt line
+ * register is the host bridge's to set and read-only (pci_attach). */
 #include "pci.h"
 
 enum { BAR_IO = 1, BAR_IO_FLAGS = 3, BAR_MEM64 = 2 << 1, BAR_MEM_FLAGS = 0xf, COMMAND_SERR = 1 << 8, COMMAND_PARITY = 1 << 6 };
@@ -25,7 +26,6 @@ void pci_func_init(struct pci_func *f, struct device *dev, struct pci_func_state
 	st16(f->reset + PCI_SUBSYSTEM_ID, id->subsystem);
 	f->reset[PCI_INTERRUPT_PIN] = interrupt_pin;
 	st16(f->write + PCI_COMMAND, COMMAND_WRITABLE);
-	f->write[PCI_INTERRUPT_LINE] = 0xff;
 	f->live[PCI_STATUS] = PCI_STATUS_INTERRUPT;
 	f->next_cap = PCI_FIRST_CAP;
 	for (u32 i = 0; i < PCI_BARS; i++)

@@ -185,6 +185,11 @@ void pci_attach(struct device *host, struct pci_func *f, u32 slot)
 	h->func[slot] = f;
 	f->slot = slot;
 	f->host = h;
+	/* The wiring is fixed and so is what tells of it: SeaBIOS, which does not know our bridge, would
+	 * leave 0 there, and its MP table and systems without ACPI would believe it. */
+	f->reset[PCI_INTERRUPT_LINE] = f->reset[PCI_INTERRUPT_PIN] ?
+					       (u8)h->isa[slot % PCI_LINES].gsi : 0;
+	f->s->config[PCI_INTERRUPT_LINE] = f->reset[PCI_INTERRUPT_LINE];
 }
 
 /* What is left of a window, of which BARs are given out in a row, each on a multiple of its size. */
@@ -212,7 +217,6 @@ void pci_assign(struct device *host)
 		for (u32 i = 0; i < PCI_BARS; i++)
 			if (f->bar[i].len)
 				assign_bar(f, i, f->bar[i].kind == PCI_BAR_IO ? &io : &mem);
-		pci_config_write(f, PCI_INTERRUPT_LINE, 1, h->isa[slot % PCI_LINES].gsi);
 		pci_config_write(f, PCI_COMMAND, 2, PCI_COMMAND_IO | PCI_COMMAND_MEMORY);
 	}
 }

@@ -66,6 +66,17 @@ def firmware_mistakes_are_named(env):
     expect_error(env, 1, ["--fw-cfg", "behind it"], *seabios, "--fw-cfg", "opt/x,value=1")
 
 
+@test(weight=30)
+def interrupt_lines_survive_seabios(env):
+    """A system without ACPI goes by the interrupt line registers; the disk's legacy registers are there too."""
+    with Vm(env, *bios(env), *env.linux(), "--disk", env.guest("small.img") + ",ro", "--transport", "pci-transitional",
+            "--cmdline", "shell acpi=off pci=nomsi") as vm:
+        initrd_shell(vm)
+        status, out = vm.command("rmmod virtio_pci; insmod /modules/*-virtio_pci.ko force_legacy=1; sleep 1; "
+                                 "dd if=/dev/vda of=/dev/null bs=1M count=20 2>&1; grep virtio0 /proc/interrupts", 30)
+        check(status == 0 and "20+0 records out" in out and re.search(r"^ 11: +[1-9]\d* ", out, re.M), out)
+
+
 def grub_menu(vm):
     """SeaBIOS and GRUB, which waits at its menu: both talk to the serial port by way of the BIOS."""
     vm.expect(r"SeaBIOS \(version", 30)

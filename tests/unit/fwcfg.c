@@ -120,6 +120,16 @@ TEST(fwcfg_dma_reports_what_it_cannot_do)
 	rig_free(r);
 }
 
+TEST(fwcfg_dma_of_nothing_is_bounded)
+{
+	struct rig *r = fwcfg_rig_with_text();
+
+	EQ(dma(r, KEY_TEXT << 16 | FWCFG_DMA_SELECT | FWCFG_DMA_READ, (64 << 10) + 9, BUF), FWCFG_DMA_ERROR);
+	ports_say(r, "firmware"); /* it has not moved */
+	EQ(dma(r, KEY_TEXT << 16 | FWCFG_DMA_SELECT | FWCFG_DMA_READ, (64 << 10) + 8, BUF), 0);
+	rig_free(r);
+}
+
 TEST(fwcfg_place_never_wraps)
 {
 	struct rig *r = fwcfg_rig_with_text();
