@@ -76,7 +76,7 @@ FUZZ_CFLAGS := $(COMMON) -D__NO_INLINE__ -w -fsanitize=fuzzer-no-link,address
 FUZZ_WRAP := $(MEM_WRAP),--wrap=__asan_memcpy,--wrap=__asan_memmove,--wrap=__asan_memset
 
 # --- targets --------------------------------------------------------------------------------------
-.PHONY: all debug run test unit e2e bench lint fuzz fuzz-cpu man install uninstall clean dist deps guest \
+.PHONY: all debug run test unit e2e bench bench-tcg lint fuzz fuzz-cpu man install uninstall clean dist deps guest \
 	san help FORCE
 
 all: $(O)/mvm $(O)/mvm.1 ## build build/mvm (the default); offline
@@ -118,6 +118,11 @@ bench: all $(GUESTS) ## measure mvm beside QEMU and the host itself (BENCH=names
 	$(Q)scripts/setup.sh guest bench
 	$(Q)scripts/guest.sh kernel bench
 	$(Q)python3 tests/bench/run.py --mvm $(O)/mvm $(if $(BENCH),--tests $(BENCH)) $(if $(RUNS),--runs $(RUNS))
+
+bench-tcg: all ## the software CPU beside QEMU's TCG and native, and the bars it has to meet (RUNS=3, SCALE=1)
+	$(Q)scripts/setup.sh guest bench
+	$(Q)scripts/guest.sh kernel initrd bench
+	$(Q)python3 tests/bench/bar.py --mvm $(O)/mvm $(if $(RUNS),--runs $(RUNS)) $(if $(SCALE),--scale $(SCALE))
 
 lint: ## include levels, lines, headers alone, policy reasons, cppcheck, clang-tidy
 	$(Q)scripts/setup.sh build lint

@@ -5,6 +5,7 @@
 #   initrd   initrd.img                       busybox, virtio modules, scripts/guest/init
 #   root     root.img                         Debian, small: login "root", no password, on ttyS0
 #   small    small.img                        busybox alone on ext4, for quick tests
+#   work     work.img                         Debian with compilers, interpreters, stress-ng, modules
 #   firmware firmware/                        SeaBIOS, qboot and memtest86+, unpacked, not installed
 #   grub     grub.img, rescue.img             small.img behind GRUB with a kernel; GRUB without anything
 #   tools    tools.img                        small.img with lspci, dmidecode, acpidump
@@ -24,10 +25,10 @@ export SOURCE_DATE_EPOCH=1700000000 E2FSPROGS_FAKE_TIME=1700000000 LC_ALL=C
 say() { printf '  %-6s %s\n' "$1" "$2"; }
 die() { echo "guest: $*" >&2; exit 1; }
 
-# as_root FUNCTION: here if we are root, else in a copy of this script under fakeroot
+# as_root FUNCTION ARGUMENT...: here if we are root, else in a copy of this script under fakeroot
 as_root()
 {
-	if [ "$(id -u)" = 0 ]; then "$1"; else fakeroot -- "$top/scripts/guest.sh" --inside "$tmp" "$1"; fi
+	if [ "$(id -u)" = 0 ]; then "$@"; else fakeroot -- "$top/scripts/guest.sh" --inside "$tmp" "$@"; fi
 }
 
 # apt with package lists of our own, for a machine whose lists are missing or out of date
@@ -149,12 +150,35 @@ piece_generic()
 	mv "$tmp/initrd.img" "$out/initrd-generic.img"
 }
 
-# As root or under fakeroot: root.tar to root.img
-pack_root()
+# debian_tar PACKAGES: root.tar, a Debian with these
+debian_tar()
 {
-	local d=$tmp/root
+	local sources mode=root
+	mapfile -t sources < <(grep -ls debian-archive-keyring /etc/apt/sources.list.d/*.sources;
+		ls /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null)
+	[ "${#sources[@]}" -gt 0 ] || die "found no Debian package source under /etc/apt"
+	[ "$(id -u)" = 0 ] || mode=unshare
+	mmdebstrap --quiet --variant=minbase --mode=$mode --include="sysvinit-core,e2fsprogs,busybox-static$1" \
+		--aptopt='APT::Install-Recommends "false"' --dpkgopt=force-unsafe-io \
+		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
+		--dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/info/*' \
+		$suite "$tmp/root.tar" "${sources[@]}" >"$tmp/log" 2>&1 </dev/null ||
+		{ tail -n 15 "$tmp/log" >&2; die "mmdebstrap failed (above)"; }
+}
+
+# pack_debian NAME SIZE, as root or under fakeroot: root.tar to NAME.img
+pack_debian()
+{
+	local d=$tmp/root n=0 m
 	mkdir "$d"
 	tar -xf "$tmp/root.tar" -C "$d" --exclude './dev/*'
+	if [ -e "$tmp/modules" ]; then
+		mkdir "$d/root/modules"
+		while read -r m; do
+			install -m 644 "$m" "$d/root/modules/$(printf '%02d' $n)-$(basename "$m")"
+			n=$((n + 1))
+		done <"$tmp/modules"
+	fi
 	install -m 644 "$here/inittab" "$d/etc/inittab"
 	install -m 755 "$here/rc" "$d/etc/rc.mvm"
 	echo mvm >"$d/etc/hostname"
@@ -165,26 +189,30 @@ pack_root()
 	printf "This is Debian in mvm.  'poweroff' ends it; Ctrl-A x leaves at once, Ctrl-A h lists the keys.\n" \
 		>"$d/etc/motd"
 	rm -f "$d/etc/machine-id" "$d/etc/resolv.conf"
-	make_ext4 "$d" "$tmp/root.img" 512M mvm-root
+	make_ext4 "$d" "$tmp/$1.img" "$2" "mvm-$1"
 }
 
 piece_root()
 {
-	local sources mode=root
 	[ ! -e "$out/root.img" ] || return 0
 	say ROOT "root.img (Debian $suite; this takes a minute)"
-	mapfile -t sources < <(grep -ls debian-archive-keyring /etc/apt/sources.list.d/*.sources;
-		ls /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null)
-	[ "${#sources[@]}" -gt 0 ] || die "found no Debian package source under /etc/apt"
-	[ "$(id -u)" = 0 ] || mode=unshare
-	mmdebstrap --quiet --variant=minbase --mode=$mode --include=sysvinit-core,e2fsprogs,busybox-static \
-		--aptopt='APT::Install-Recommends "false"' --dpkgopt=force-unsafe-io \
-		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
-		--dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/info/*' \
-		$suite "$tmp/root.tar" "${sources[@]}" >"$tmp/log" 2>&1 </dev/null ||
-		{ tail -n 15 "$tmp/log" >&2; die "mmdebstrap failed (above)"; }
-	as_root pack_root
+	debian_tar ""
+	as_root pack_debian root 512M
 	mv "$tmp/root.img" "$out/root.img"
+}
+
+# What the tests of whole systems use.  The modules are the generic kernel's: code that writes code
+# (test_bpf), that picks the fastest of several ways (xor, raid6_pq), that is loaded again and again.
+piece_work()
+{
+	piece_generic
+	[ ! -e "$out/work.img" ] || return 0
+	say ROOT "work.img (Debian $suite with compilers and interpreters; this takes some minutes)"
+	debian_tar ,kmod,perl,python3-minimal,gcc,libc6-dev,luajit,nodejs,bzip2,xz-utils,stress-ng
+	loaded=
+	modules_for "$out/generic/modules" xor raid6_pq test_bpf >"$tmp/modules"
+	as_root pack_debian work 1G
+	mv "$tmp/work.img" "$out/work.img"
 }
 
 # make_small DIR: busybox as a whole system
@@ -321,12 +349,12 @@ piece_bench()
 	mv "$out/bench/initrd.cpio" "$out/bench.cpio"
 }
 
-[ "${1:-}" != --inside ] || { tmp=$2; "$3"; exit; }
+[ "${1:-}" != --inside ] || { tmp=$2; shift 2; "$@"; exit; }
 mkdir -p "$out"
 exec 9>"$out/.lock"
 flock 9
-[ $# -gt 0 ] || die "name a piece: kernel, generic, initrd, root, small, firmware, grub, tools, bench or all"
-[ "$1" != all ] || set -- kernel initrd generic small root firmware grub tools bench
+[ $# -gt 0 ] || die "name a piece: kernel, generic, initrd, root, small, work, firmware, grub, tools, bench or all"
+[ "$1" != all ] || set -- kernel initrd generic small root work firmware grub tools bench
 for piece in "$@"; do
 	declare -F "piece_$piece" >/dev/null || die "no piece $piece"
 	tmp=$(mktemp -d "$out/.tmp.XXXXXX")
