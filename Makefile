@@ -76,7 +76,7 @@ FUZZ_CFLAGS := $(COMMON) -D__NO_INLINE__ -w -fsanitize=fuzzer-no-link,address
 FUZZ_WRAP := $(MEM_WRAP),--wrap=__asan_memcpy,--wrap=__asan_memmove,--wrap=__asan_memset
 
 # --- targets --------------------------------------------------------------------------------------
-.PHONY: all debug run test unit e2e bench bench-tcg lint fuzz fuzz-cpu man install uninstall clean dist deps guest \
+.PHONY: all debug run test unit e2e soak bench bench-tcg lint fuzz fuzz-cpu man install uninstall clean dist deps guest \
 	san help FORCE
 
 all: $(O)/mvm $(O)/mvm.1 ## build build/mvm (the default); offline
@@ -113,6 +113,11 @@ e2e: all $(GUESTS) ## boot guests and look at what they print (T=substring)
 	$(Q)scripts/setup.sh guest test
 	$(Q)scripts/guest.sh all
 	$(Q)python3 tests/e2e/run.py --mvm $(O)/mvm $(T)
+
+soak: all ## a Debian guest with two vCPUs under load that checks itself, for MINUTES (10)
+	$(Q)scripts/setup.sh guest test
+	$(Q)scripts/guest.sh work
+	$(Q)python3 tests/e2e/soak.py --mvm $(O)/mvm $(if $(MINUTES),--minutes $(MINUTES))
 
 bench: all $(GUESTS) ## measure mvm beside QEMU and the host itself (BENCH=names, RUNS=3)
 	$(Q)scripts/setup.sh guest bench
