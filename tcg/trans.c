@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-enum { CACHE_BYTES = 16 << 20, MISSES_MAX = 64, MISS_CYCLES = 3000 };
+enum { CACHE_BYTES = 16 << 20, MISSES_MAX = 64, MISS_CYCLES = 20000 };
 
 /* An empty entry has the tag of an address that belongs in another slot. */
 static void near_clear(struct tcg_cpu *c)
@@ -52,6 +52,8 @@ static void edge_set(struct trans *t, const struct trans_edge *e, u32 to)
 	st32(trans_rw(t, e->at), to - (e->at + 4));
 }
 
+static void trans_again(struct tcg_cpu *c, struct block *b);
+
 /* No way leads into b's translation any more. */
 static void trans_retire(struct tcg_cpu *c, struct block *b)
 {
@@ -59,7 +61,7 @@ static void trans_retire(struct tcg_cpu *c, struct block *b)
 	struct trans_block *tb = &t->pool[b->trans];
 
 	for (u32 id = tb->in, next; id; id = next) {
-		struct trans_edge *e = &t->pool[id >> 1].edge[id & 1];
+		struct trans_edge *e = &t->pool[id / EDGES].edge[id % EDGES];
 
 		next = e->next;
 		edge_set(t, e, e->out);
@@ -69,6 +71,17 @@ static void trans_retire(struct tcg_cpu *c, struct block *b)
 	jump_write(t, tb->enter_reg, tb->dead_reg);
 	tb->b = NULL;
 	b->trans = 0;
+	for (unsigned i = 0; i < USERS; i++)
+		if (tb->used_by[i] && t->pool[tb->used_by[i]].b)
+			trans_again(c, t->pool[tb->used_by[i]].b);
+}
+
+/* b is to be translated anew when it comes next. */
+static void trans_again(struct tcg_cpu *c, struct block *b)
+{
+	trans_retire(c, b);
+	b->heat = 1;
+	b->insn[0].fn = trans_count;
 }
 
 void trans_drop(struct tcg_cpu *c, struct block *b)
@@ -112,7 +125,7 @@ static void trans_reserve(struct tcg_cpu *c)
 	struct trans *t = c->trans;
 
 	if (cache_reserve(&t->cache, TRANS_BLOCK_BYTES) && t->blocks < TRANS_BLOCKS &&
-	    t->sites + BLOCK_MAX <= TRANS_SITES)
+	    t->sites + 2 * BLOCK_MAX <= TRANS_SITES)
 		return;
 	for (u32 i = 1; i < t->blocks; i++)
 		if (t->pool[i].b) {
@@ -154,8 +167,8 @@ static void trans_make(struct tcg_cpu *c, struct block *b)
 static void trans_link(struct tcg_cpu *c, struct trans_block *tb)
 {
 	struct trans *t = c->trans;
-	struct trans_block *from = &t->pool[t->pending >> 1];
-	struct trans_edge *e = &from->edge[t->pending & 1];
+	struct trans_block *from = &t->pool[t->pending / EDGES];
+	struct trans_edge *e = &from->edge[t->pending % EDGES];
 
 	if (t->pending && from->b && e->pgoff == tb->b->insn[0].pgoff &&
 	    !((from->b->host ^ tb->b->host) & ~(u64)(PAGE_SIZE - 1))) {
@@ -329,14 +342,6 @@ static gva_t group_linear(const struct tcg_cpu *c, const struct insn *in,
 	return insn_ea(c, in) + (in->seg >= SEG_FS ? c->v.s.seg[in->seg].base : 0);
 }
 
-/* b is to be translated anew when it comes next. */
-static void trans_again(struct tcg_cpu *c, struct block *b)
-{
-	trans_retire(c, b);
-	b->heat = 1;
-	b->insn[0].fn = trans_count;
-}
-
 /* A miss costs as much as many checks. */
 static bool group_fails(struct trans_block *tb)
 {
@@ -424,7 +429,7 @@ bool trans_trap(struct tcg_cpu *c, const struct insn *unused)
 	while (s < end && s->at != off)
 		s++;
 	ASSERT(s < end && tb->b);
-	in = &tb->b->insn[s->insn];
+	in = s->in;
 	if (!s->flags_live)
 		c->cc = (u16)c->hot.old_cc;
 	c->hot.left = 0; /* a register has it, which is lost */

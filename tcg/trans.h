@@ -26,6 +26,9 @@ enum {
 	TRANS_BLOCK_BYTES = 32 << 10, /* of host code, at most */
 	HEAT = 16, /* runs before a block is translated, unless a test says otherwise */
 	JUMP_BITS = 14,
+	EDGES = 4, /* two of the block, the rest of its loop */
+	USERS = 4,
+	PATH_MAX = 5, /* blocks of a loop */
 	NO_EXIT = 0,
 	EXIT_AT = 1 << 30, /* trans_hot.exit: where to go on, see trans_leave */
 };
@@ -33,7 +36,7 @@ enum {
 /* An instruction that the host may answer with a fault of the guest's. */
 struct trans_site {
 	u32 at; /* offset of its code */
-	u16 insn;
+	const struct insn *in;
 	bool flags_live; /* the guest's flags are in EFLAGS there, not in c->cc */
 	u16 borrowed;    /* registers of the guest that are in hot.borrow[] */
 };
@@ -44,7 +47,7 @@ struct trans_edge {
 	u16 pgoff; /* where it goes */
 	bool reg; /* flags are in EFLAGS */
 	u32 out; /* offset of the code that leaves, where it goes while not linked */
-	u32 next; /* another edge to the same block: 2 * block + edge; 0: none */
+	u32 next; /* another edge to the same block: EDGES * block + edge; 0: none */
 };
 
 struct trans_block {
@@ -61,11 +64,13 @@ struct trans_block {
 	u16 misses; /* of groups' checks, that a fill of the TLB did not help */
 	u64 since;  /* TSC when the first of them was */
 	struct loop_trial {
+		u32 insns; /* of a run */
 		s32 left; /* entries until it is decided */
 		u16 cost, gain; /* of an entry, of each run: in host instructions */
 		u64 given, unused; /* runs, in guest instructions */
 	} trial;
-	struct trans_edge edge[2];
+	struct trans_edge edge[EDGES];
+	u32 used_by[USERS]; /* translations of loops with this block in them; 0: none */
 };
 
 struct trans {
@@ -74,7 +79,7 @@ struct trans {
 	u32 blocks;
 	struct trans_site *site;
 	u32 sites;
-	u32 pending; /* 2 * block + edge: that edge led out of translated code; 0 none */
+	u32 pending; /* EDGES * block + edge: that edge led out of translated code; 0 none */
 	u16 heat;
 	bool busy; /* translating: a dropped block is not to be reused */
 	/* Offsets of the common code */
@@ -196,7 +201,6 @@ static inline void host_at_put(struct x64_op *o, const struct host_at *m)
 /* The block as a loop: see trans_loop.c. */
 struct loop {
 	bool on;           /* its body is being emitted */
-	bool able;         /* the block is one */
 	bool inductive;    /* some group's address changes */
 	u16 borrowed;      /* registers of the guest that are used for something else */
 	u16 taken;         /* borrowed ones and of T0 to T2, that have a purpose */
@@ -204,7 +208,11 @@ struct loop {
 	u8 home[16];       /* of guest registers that have none elsewhere, or REG_NONE */
 	s64 delta[16];     /* what a run adds to a register */
 	u16 steady;        /* registers that a run changes by delta only */
-	u8 *back;          /* rel32 of the first body's jump to the loop */
+	u8 *back;          /* rel32 of the ordinary code's jump to the loop */
+	struct block *path[PATH_MAX]; /* what it is made of */
+	unsigned blocks;   /* 0: none */
+	u8 *again;         /* where the ordinary code pays and begins */
+	u8 fp_need;        /* the ordinary code's */
 };
 
 struct emit {
@@ -213,6 +221,9 @@ struct emit {
 	struct trans *t;
 	struct block *b;
 	struct trans_block *tb;
+	const struct insn *insn[BLOCK_MAX]; /* the block's, or its loop's */
+	unsigned n;
+	bool no_groups;
 	u16 live[BLOCK_MAX + 1]; /* flags that count before each instruction */
 	bool in_reg, in_mem; /* where they are now; both may be */
 	/* Up to six for each, and some at the start. */
@@ -320,13 +331,17 @@ void emit_string(struct emit *e, unsigned i);
 /* MOVS or STOS as far as the TLB knows the way; false: the interpreter is to go on. */
 bool string_fast(struct tcg_cpu *c, const struct insn *in);
 
+/* trans_block.c */
+void emit_take(struct emit *e, const struct block *b); /* its instructions are next in e */
+void emit_plan(struct emit *e);
+
 /* trans_group.c */
 void group_plan(struct emit *e);
 
 /* trans_loop.c */
-void loop_plan(struct emit *e);
-/* The loop, after the block's ordinary code; again: where that pays and begins. */
-void loop_emit(struct emit *e, const u8 *again);
+void loop_find(struct emit *e);  /* does a loop begin with the block? */
+void loop_enter(struct emit *e); /* instead of the ordinary code, if it can be */
+void loop_emit(struct emit *e); /* after the block's ordinary code */
 void loop_late_out(struct emit *e); /* before and after C is called from its body */
 void loop_late_in(struct emit *e);
 bool loop_pays(const struct trans_block *tb);

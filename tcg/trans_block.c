@@ -6,21 +6,24 @@ enum { NOP_BYTES = 5 };
 
 static void emit_liveness(struct emit *e)
 {
-	unsigned n = (unsigned)e->b->insns;
+	unsigned n = e->n;
 
+	e->fp_need = 0;
 	e->live[n] = FL_ARITH;
 	while (n--) {
-		e->live[n] = op_flags_before(&e->b->insn[n], e->live[n + 1]);
-		if (insn_way(&e->b->insn[n]) == WAY_OP && e->b->insn[n].op->cls == CLS_NATIVE)
-			e->fp_need |= op_fp_need(&e->b->insn[n]);
+		e->live[n] = op_flags_before(e->insn[n], e->live[n + 1]);
+		if (insn_way(e->insn[n]) == WAY_JCC)
+			e->live[n] = FL_ARITH; /* a way out */
+		if (insn_way(e->insn[n]) == WAY_OP && e->insn[n]->op->cls == CLS_NATIVE)
+			e->fp_need |= op_fp_need(e->insn[n]);
 	}
 }
 
 /* Does the block touch EFLAGS for its own ends before it looks at the guest's? */
 static bool begins_with_clobber(const struct emit *e)
 {
-	for (unsigned i = 0; i < (unsigned)e->b->insns; i++) {
-		const struct insn *in = &e->b->insn[i];
+	for (unsigned i = 0; i < e->n; i++) {
+		const struct insn *in = e->insn[i];
 
 		switch (insn_way(in)) {
 		case WAY_NOP:
@@ -147,9 +150,17 @@ static u8 *emit_entries(struct emit *e)
 	e->tb->fp_need = e->fp_need;
 	e->tb->fp_mem = e->in_reg || split ? e->tb->enter_mem : emit_off(e, a->p);
 	e->tb->fp_reg = clobber || split ? e->tb->enter_reg : emit_off(e, a->p);
+	if (e->loop.blocks > 1)
+		loop_enter(e);
+	e->loop.again = a->p;
 	fail = e->in_reg ? emit_budget_quiet(e) : emit_budget(e);
-	e->tb->pass_mem = e->in_reg || split ? e->tb->enter_mem : emit_off(e, a->p);
-	e->tb->pass_reg = clobber || split ? e->tb->enter_reg : emit_off(e, a->p);
+	if (e->loop.blocks > 1) {
+		e->tb->pass_mem = e->tb->fp_mem;
+		e->tb->pass_reg = e->tb->fp_reg;
+	} else {
+		e->tb->pass_mem = e->in_reg || split ? e->tb->enter_mem : emit_off(e, a->p);
+		e->tb->pass_reg = clobber || split ? e->tb->enter_reg : emit_off(e, a->p);
+	}
 	if (e->t->counting)
 		emit_count(a, T1, insns, e->b->insns);
 	return fail;
@@ -197,6 +208,19 @@ static void emit_dead(struct emit *e, u8 *budget_fail, bool in_reg, bool in_mem)
 	emit_leave(e, start);
 }
 
+void emit_take(struct emit *e, const struct block *b)
+{
+	for (unsigned i = 0; i < (unsigned)b->insns; i++)
+		e->insn[e->n++] = &b->insn[i];
+	e->no_groups |= b->no_groups;
+}
+
+void emit_plan(struct emit *e)
+{
+	emit_liveness(e);
+	group_plan(e);
+}
+
 bool trans_emit(struct tcg_cpu *c, struct block *b, struct trans_block *tb, struct x64 *a)
 {
 	struct emit e = { .a = a, .c = c, .t = c->trans, .b = b, .tb = tb };
@@ -204,9 +228,9 @@ bool trans_emit(struct tcg_cpu *c, struct block *b, struct trans_block *tb, stru
 	bool in_reg, in_mem;
 	u8 *fail;
 
-	emit_liveness(&e);
-	group_plan(&e);
-	loop_plan(&e);
+	loop_find(&e);
+	emit_take(&e, b);
+	emit_plan(&e);
 	fail = emit_entries(&e);
 	in_reg = e.in_reg;
 	in_mem = e.in_mem;
@@ -214,8 +238,8 @@ bool trans_emit(struct tcg_cpu *c, struct block *b, struct trans_block *tb, stru
 		emit_insn(&e, i);
 	if (insn_way(&b->insn[n - 1]) < WAY_JCC)
 		emit_go(&e, b->insn[n].pgoff, 0); /* what ends a block leaves by itself, mostly */
-	if (e.loop.able)
-		loop_emit(&e, trans_rw(e.t, tb->fp_mem));
+	if (e.loop.blocks)
+		loop_emit(&e);
 	emit_lates(&e);
 	emit_dead(&e, fail, in_reg, in_mem);
 	return !a->full;

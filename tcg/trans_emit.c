@@ -201,13 +201,13 @@ void emit_linear(struct emit *e, const struct insn *in, unsigned which, s64 by)
 /* The displacement has to fit after being moved as well. */
 static bool group_usable(const struct emit *e, const struct group *g, const struct insn *in)
 {
-	return g->count > 1 && !e->b->no_groups && in->disp == (s32)in->disp &&
+	return g->count > 1 && !e->no_groups && in->disp == (s32)in->disp &&
 	       (s64)(s32)in->disp + 4096 < INT32_MAX && (s64)(s32)in->disp - 4096 > INT32_MIN;
 }
 
 static void emit_group_check(struct emit *e, unsigned i, unsigned which, unsigned size, bool write)
 {
-	const struct insn *in = &e->b->insn[i];
+	const struct insn *in = e->insn[i];
 	const struct touch *x = &e->touch[i][which];
 	struct group *g = &e->group[x->group];
 	struct group_info info = { (u8)size,
@@ -242,7 +242,7 @@ static void emit_group_check(struct emit *e, unsigned i, unsigned which, unsigne
 /* In a loop, by a register that was checked before. */
 static void emit_hoisted(struct emit *e, unsigned i, unsigned which)
 {
-	const struct insn *in = &e->b->insn[i];
+	const struct insn *in = e->insn[i];
 	const struct touch *x = &e->touch[i][which];
 	const struct group *g = &e->group[x->group];
 	bool by_index = g->var != REG_NONE && g->key.base != g->var + 1u;
@@ -269,7 +269,7 @@ static void emit_hoisted(struct emit *e, unsigned i, unsigned which)
 /* An access of instruction i: e->mem. */
 void emit_access(struct emit *e, unsigned i, unsigned which, unsigned size, bool write)
 {
-	const struct insn *in = &e->b->insn[i];
+	const struct insn *in = e->insn[i];
 	const struct touch *x = &e->touch[i][which];
 	struct group *g = &e->group[x->group];
 
@@ -396,7 +396,7 @@ void emit_out(struct emit *e, struct out o)
 
 	emit_patch(o.jump, e->a->p);
 	if (o.to >= 0 && o.to < (s64)PAGE_SIZE && e->b->link_ok) {
-		u32 id = (u32)(e->tb - e->t->pool) * 2 + o.edge;
+		u32 id = (u32)(e->tb - e->t->pool) * EDGES + o.edge;
 
 		e->tb->edge[o.edge] = (struct trans_edge){ .at = emit_off(e, o.jump),
 							   .out = emit_off(e, e->a->p),
@@ -417,7 +417,7 @@ void emit_out(struct emit *e, struct out o)
 /* Unconditionally on to to. */
 void emit_go(struct emit *e, s64 to, unsigned edge)
 {
-	if (to >= 0 && to < (s64)PAGE_SIZE && e->b->link_ok) {
+	if (to >= 0 && to < (s64)PAGE_SIZE && e->b->link_ok && edge < EDGES) {
 		emit_jump(e->a, e->a->p);
 		emit_out(e, (struct out){ e->a->p - 4, to, edge });
 		return;
@@ -437,7 +437,7 @@ s64 rel_to(const struct insn *in)
 static void emit_two_ways(struct emit *e, const struct insn *in, u8 *taken)
 {
 	emit_go(e, in->pgoff + in->len, 0);
-	if (e->loop.able)
+	if (e->loop.blocks == 1)
 		e->loop.back = taken;
 	else
 		emit_out(e, (struct out){ taken, rel_to(in), 1 });
@@ -468,7 +468,7 @@ static void emit_step(struct emit *e, unsigned i)
 {
 	emit_clobber(e, i);
 	emit_scratch(e, T0);
-	emit_imm64(e->a, T0, (u64)&e->b->insn[i]);
+	emit_imm64(e->a, T0, (u64)e->insn[i]);
 	emit_call(e->a, trans_rw(e->t, e->t->step));
 	e->cached = 1 << T0 | 1 << T1 | 1 << T2;
 	e->in_mem = true;
@@ -476,7 +476,7 @@ static void emit_step(struct emit *e, unsigned i)
 
 static void emit_push(struct emit *e, unsigned i)
 {
-	const struct insn *in = &e->b->insn[i];
+	const struct insn *in = e->insn[i];
 	unsigned from = e->lates;
 
 	if (in->opd[0].kind == OPD_MEM) {
@@ -502,7 +502,7 @@ static void emit_push(struct emit *e, unsigned i)
 
 static void emit_pop(struct emit *e, unsigned i)
 {
-	const struct insn *in = &e->b->insn[i];
+	const struct insn *in = e->insn[i];
 	unsigned from = e->lates, reg = in->opd[0].reg, h = host_reg(e, reg);
 
 	emit_access(e, i, ACCESS_STACK, 8, false);
@@ -559,7 +559,7 @@ static void emit_target(struct emit *e, const struct insn *in, unsigned i)
 
 static void emit_call_insn(struct emit *e, unsigned i)
 {
-	const struct insn *in = &e->b->insn[i];
+	const struct insn *in = e->insn[i];
 	bool rel = in->opd[0].kind == OPD_REL;
 
 	if (!rel) {
@@ -583,7 +583,7 @@ static void emit_call_insn(struct emit *e, unsigned i)
 
 static void emit_ret(struct emit *e, unsigned i)
 {
-	const struct insn *in = &e->b->insn[i];
+	const struct insn *in = e->insn[i];
 
 	emit_access(e, i, ACCESS_STACK, 8, false);
 	emit_load(e, T0);
@@ -665,7 +665,7 @@ enum way insn_way(const struct insn *in)
  */
 static void emit_operation(struct emit *e, unsigned i)
 {
-	const struct insn *in = &e->b->insn[i];
+	const struct insn *in = e->insn[i];
 	unsigned from = e->lates;
 	u16 written = op_flags_written(in);
 
@@ -684,7 +684,7 @@ static void emit_operation(struct emit *e, unsigned i)
 
 void emit_insn(struct emit *e, unsigned i)
 {
-	const struct insn *in = &e->b->insn[i];
+	const struct insn *in = e->insn[i];
 
 	switch (insn_way(in)) {
 	case WAY_NOP: break;

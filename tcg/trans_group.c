@@ -153,7 +153,7 @@ static void plan_leave(struct plan *p)
 /* One instruction, seen as trans_emit.c will do it. */
 static void plan_insn(struct plan *p, unsigned i)
 {
-	const struct insn *in = &p->e->b->insn[i];
+	const struct insn *in = p->e->insn[i];
 	bool mem = in->opd[0].kind == OPD_MEM;
 
 	switch (insn_way(in)) {
@@ -199,8 +199,10 @@ void group_plan(struct emit *e)
 	struct plan p = { .e = e };
 
 	e->groups = 1;
+	e->loop.steady = 0;
+	memset(e->touch, 0, sizeof e->touch);
 	plan_kill_all(&p);
-	for (unsigned i = 0; i < (unsigned)e->b->insns; i++)
+	for (unsigned i = 0; i < e->n; i++)
 		plan_insn(&p, i);
 	for (unsigned r = 0; r < 16; r++)
 		if (p.reg[r].id == r + 1) {

@@ -1,16 +1,18 @@
-/* trans_loop.c - a block that jumps back to its own start, as a loop inside one translation.
+/* trans_loop.c - hot blocks of one page that lead from the first back to it, as a loop inside one
+ * translation.
  *
- * The block's ordinary code runs first; its jump back leads to a prelude here, and from there to a
- * second body that runs a strip: as often as no access leaves its page and the budget lasts.  An
- * access is hoisted out of that body if a run of the block changes its address by a constant, or
- * not at all: the prelude looks its page up in the TLB once, and the body adds what it found. If
- * that fails, the ordinary code does one run, with all its checks.
+ * They are found when the last of them is translated: a path along jumps that the interpreter has
+ * seen taken. Beside the block's ordinary code there is then a prelude, and a body of the whole path
+ * that runs a strip: as often as no access leaves its page and the budget lasts.  Conditional jumps
+ * off the path leave it.  An access is hoisted out of the body if a run changes its address by a
+ * constant, or not at all: the prelude looks its page up in the TLB once, and the body adds what it
+ * found.  If that fails, the ordinary code goes on, with all its checks.
  *
- * That costs what some runs of the body have to earn.  So the first translation is on trial: it
- * counts entries and runs, and then is replaced by one without the counts or without the loop.
+ * The prelude costs what some runs of the body have to earn.  So the first translation is on trial:
+ * it counts entries and runs, and then is replaced by one without the counts or without the loop.
  *
  * The body needs registers: for the hoisted accesses, for what is left to pay, for guest registers
- * that have no place in the host's.  It borrows those of guest registers that the block does not
+ * that have no place in the host's.  It borrows those of guest registers that the path does not
  * name, which are in hot.borrow[] meanwhile. */
 #include "trans.h"
 
@@ -59,8 +61,8 @@ static u16 named(const struct emit *e)
 {
 	u16 mask = 1 << RAX | 1 << RCX | 1 << RDX | 1 << RSP;
 
-	for (unsigned i = 0; i < (unsigned)e->b->insns; i++) {
-		const struct insn *in = &e->b->insn[i];
+	for (unsigned i = 0; i < e->n; i++) {
+		const struct insn *in = e->insn[i];
 
 		for (unsigned n = 0; n < in->nopd; n++) {
 			if (in->opd[n].kind == OPD_REG || in->opd[n].kind == OPD_REGH)
@@ -79,7 +81,7 @@ static u16 named(const struct emit *e)
 /* Does instruction i make use of T0 to T2, other than for guest registers? */
 static bool wants_scratch(const struct emit *e, unsigned i)
 {
-	const struct insn *in = &e->b->insn[i];
+	const struct insn *in = e->insn[i];
 
 	switch (insn_way(in)) {
 	case WAY_NOP:
@@ -131,7 +133,7 @@ static void registers_plan(struct emit *e)
 	u16 pool = (u16)~(named(e) | ours | 1 << R15);
 	bool scratch = false;
 
-	for (unsigned i = 0; i < (unsigned)e->b->insns; i++)
+	for (unsigned i = 0; i < e->n; i++)
 		scratch |= wants_scratch(e, i);
 	if (scratch || !registers_give(e, pool | ours))
 		registers_give(e, pool);
@@ -148,7 +150,7 @@ static void registers_plan(struct emit *e)
 /* Register offsets within the block become displacements. */
 static bool offsets_fit(const struct emit *e)
 {
-	for (unsigned i = 0; i < (unsigned)e->b->insns; i++)
+	for (unsigned i = 0; i < e->n; i++)
 		for (unsigned w = 0; w < ACCESSES; w++) {
 			const struct touch *x = &e->touch[i][w];
 
@@ -159,30 +161,105 @@ static bool offsets_fit(const struct emit *e)
 	return true;
 }
 
-static bool is_loop(const struct emit *e)
+/* --- finding it ------------------------------------------------------------------------------- */
+static bool block_fits(const struct block *b)
 {
-	unsigned n = (unsigned)e->b->insns;
-	const struct insn *last = &e->b->insn[n - 1];
+	unsigned n = (unsigned)b->insns;
 
-	if (insn_way(last) != WAY_JCC || rel_to(last) != e->b->insn[0].pgoff || !e->b->link_ok ||
-	    e->live[0] || e->b->no_loop)
-		return false;
 	for (unsigned i = 0; i < n; i++) {
-		enum way way = insn_way(&e->b->insn[i]);
+		enum way way = insn_way(&b->insn[i]);
+		bool rel = way == WAY_JMP && b->insn[i].opd[0].kind == OPD_REL;
 
-		if (way < WAY_NOP || way > WAY_LEAVE)
-			return i == n - 1 && offsets_fit(e);
+		if ((way < WAY_NOP || way > WAY_LEAVE) && (i < n - 1 || (way != WAY_JCC && !rel)))
+			return false;
+	}
+	return true;
+}
+
+/* May next, hot, be a part of the loop that e->b begins?  Not if it is one itself. */
+static bool may_follow(const struct emit *e, const struct block *next, unsigned insns)
+{
+	const struct loop *l = &e->loop;
+
+	for (unsigned i = 0; i < l->blocks; i++)
+		if (l->path[i] == next)
+			return false;
+	return next->trans && next->to[1] != next && next->key == e->b->key &&
+	       (next->host & ~(u64)(PAGE_SIZE - 1)) == (e->b->host & ~(u64)(PAGE_SIZE - 1)) &&
+	       insns + (u32)next->insns <= BLOCK_MAX && block_fits(next);
+}
+
+/* From the last block of the path back to the first, along jumps that have been taken. */
+static bool path_close(struct emit *e, unsigned insns)
+{
+	struct loop *l = &e->loop;
+	struct block *last = l->path[l->blocks - 1];
+
+	for (unsigned i = 0; i < 2; i++)
+		if (last->to[i] == e->b)
+			return true;
+	for (unsigned i = 0; i < 2 && l->blocks < PATH_MAX; i++) {
+		struct block *next = last->to[i];
+
+		if (next->insns == BLOCK_DEAD || !may_follow(e, next, insns))
+			continue;
+		l->path[l->blocks++] = next;
+		if (path_close(e, insns + (u32)next->insns))
+			return true;
+		l->blocks--;
 	}
 	return false;
 }
 
-void loop_plan(struct emit *e)
+/* The loop's translation ends with any of its blocks'. */
+static bool path_users(struct emit *e)
+{
+	struct trans *t = e->t;
+
+	for (unsigned i = 1; i < e->loop.blocks; i++) {
+		u32 *user = t->pool[e->loop.path[i]->trans].used_by, n = 0;
+
+		while (n < USERS && user[n] && t->pool[user[n]].b)
+			n++;
+		if (n == USERS)
+			return false;
+		user[n] = (u32)(e->tb - t->pool);
+	}
+	return true;
+}
+
+/* The plan of the loop's body. */
+static void path_plan(struct emit *e)
+{
+	e->n = 0;
+	e->no_groups = false;
+	for (unsigned i = 0; i < e->loop.blocks; i++)
+		emit_take(e, e->loop.path[i]);
+	emit_plan(e);
+}
+
+void loop_find(struct emit *e)
 {
 	struct loop *l = &e->loop;
 
-	if (!is_loop(e))
+	if (!e->b->link_ok || e->b->no_loop || !block_fits(e->b))
 		return;
-	l->able = true;
+	l->path[l->blocks++] = e->b;
+	if (path_close(e, (u32)e->b->insns))
+		path_plan(e);
+	if (!e->n || (l->blocks == 1 && insn_way(e->insn[e->n - 1]) != WAY_JCC) || e->live[0] ||
+	    !offsets_fit(e) || !path_users(e))
+		l->blocks = 0;
+	e->n = 0;
+	e->no_groups = false;
+}
+
+static void loop_plan(struct emit *e)
+{
+	struct loop *l = &e->loop;
+
+	l->fp_need = e->fp_need;
+	path_plan(e);
 	memset(l->home, REG_NONE, sizeof l->home);
 	for (unsigned n = 1; n < e->groups; n++)
 		group_hoist(e, &e->group[n]);
@@ -232,7 +309,7 @@ static void strip_count(struct x64 *a, s32 step, s32 most)
 }
 
 /* The page of a group's span; hot.runs becomes at most the number of runs until it is left. */
-static void emit_hoist(struct emit *e, struct group *g, const u8 *again)
+static void emit_hoist(struct emit *e, struct group *g)
 {
 	struct x64 *a = e->a;
 	struct insn at = { .base = REG_NONE,
@@ -249,7 +326,7 @@ static void emit_hoist(struct emit *e, struct group *g, const u8 *again)
 	if (g->key.index != ~0u)
 		at.index = (u8)(g->key.index - 1);
 	emit_linear(e, &at, ACCESS_MEM, 0);
-	emit_patch(emit_lookup(e, off, most), again);
+	emit_patch(emit_lookup(e, off, most), e->loop.again);
 	x64_op(a, &(struct x64_op){
 			  .opcode = 0x03, .w = true, .reg = T0, .rm = T1, .mem = true, .disp = off + 8 });
 	if (g->var != REG_NONE) {
@@ -326,11 +403,14 @@ static void trial_begin(struct emit *e)
 {
 	struct loop_trial *t = &e->tb->trial;
 
-	*t = (struct loop_trial){ .left = TRIAL, .cost = COST, .gain = GAIN };
+	*t = (struct loop_trial){ .insns = e->n,
+				  .left = TRIAL,
+				  .cost = COST,
+				  .gain = (u16)(GAIN * e->loop.blocks) };
 	for (unsigned n = 1; n < e->groups; n++)
 		if (e->group[n].hoisted) {
 			t->cost += COST_GROUP;
-			t->gain += GAIN_ACCESS * (e->b->no_groups ? e->group[n].count : 1);
+			t->gain += GAIN_ACCESS * (e->no_groups ? e->group[n].count : 1);
 		}
 }
 
@@ -339,7 +419,7 @@ static void trial_address(struct emit *e, unsigned reg)
 	emit_imm64(e->a, reg, (u64)&e->tb->trial);
 }
 
-static void trial_enter(struct emit *e, const u8 *again)
+static void trial_enter(struct emit *e)
 {
 	struct late *l;
 
@@ -356,7 +436,7 @@ static void trial_enter(struct emit *e, const u8 *again)
 				       .imm = 1 });
 	l = late_add(e, emit_jcc(e->a, CC_S), NULL);
 	l->thunk = e->t->loop;
-	l->back = (u8 *)again;
+	l->back = e->loop.again;
 }
 
 /* T2: what has been taken from the budget. */
@@ -398,25 +478,42 @@ static void trial_unused(struct emit *e)
 bool loop_pays(const struct trans_block *tb)
 {
 	const struct loop_trial *t = &tb->trial;
-	u64 runs = (t->given - t->unused) / (u32)tb->b->insns;
+	u64 runs = (t->given - t->unused) / t->insns;
 
 	return runs * t->gain > (u64)TRIAL * t->cost;
 }
 
-/* --- prelude and body ------------------------------------------------------------------------- */
-/* How often the block may run, then what that costs, is taken from the budget. */
-static void emit_prelude(struct emit *e, const u8 *again)
+/* The FP state may be used by the ordinary code and not by the rest of the loop. */
+static void emit_fp_here(struct emit *e)
 {
 	struct x64 *a = e->a;
-	s32 insns = e->b->insns;
+	u32 need = 0;
 
-	trial_enter(e, again);
+	if (!(e->fp_need & ~e->loop.fp_need))
+		return;
+	for (unsigned i = 0; i < 4; i++)
+		need |= (u32)(e->fp_need >> i & 1) << 8 * i;
+	emit_gs32(a, 0x8b, T0, GS_OFF(fp_live));
+	x64_alu_imm(a, OP_AND, false, T0, (s32)need);
+	x64_alu_imm(a, OP_CMP, false, T0, (s32)need);
+	emit_patch(emit_jcc(a, CC_NE), e->loop.again);
+}
+
+/* --- prelude and body ------------------------------------------------------------------------- */
+/* How often the block may run, then what that costs, is taken from the budget. */
+static void emit_prelude(struct emit *e)
+{
+	struct x64 *a = e->a;
+	s32 insns = (s32)e->n;
+
+	trial_enter(e);
 	emit_gs_imm(a, OP_CMP, GS_OFF(budget), (u32)insns);
-	emit_patch(emit_jcc(a, CC_L), again);
+	emit_patch(emit_jcc(a, CC_L), e->loop.again);
+	emit_fp_here(e);
 	emit_gs_set32(a, GS_OFF(hot.runs), (u32)MAX(BUDGET / insns, 1));
 	for (unsigned n = 1; n < e->groups; n++)
 		if (e->group[n].hoisted)
-			emit_hoist(e, &e->group[n], again);
+			emit_hoist(e, &e->group[n]);
 	if (e->loop.inductive) {
 		emit_gs32(a, 0x8b, T2, GS_OFF(hot.runs));
 		emit_imul(a, T2, T2, insns);
@@ -462,7 +559,7 @@ static void emit_out_of_loop(struct emit *e)
 
 static void emit_count_down(struct emit *e)
 {
-	s32 insns = e->b->insns;
+	s32 insns = (s32)e->n;
 
 	if (e->loop.counter != REG_NONE)
 		x64_alu_imm(e->a, OP_SUB, true, e->loop.counter, insns);
@@ -470,38 +567,87 @@ static void emit_count_down(struct emit *e)
 		emit_gs_imm(e->a, OP_SUB, GS_OFF(hot.left), (u32)insns);
 }
 
-void loop_emit(struct emit *e, const u8 *again)
+void loop_enter(struct emit *e)
 {
-	unsigned n = (unsigned)e->b->insns;
-	const struct insn *jcc = &e->b->insn[n - 1];
-	const u8 *prelude = e->a->p, *head;
-	u8 *leave;
+	emit_jump(e->a, e->a->p);
+	e->loop.back = e->a->p - 4;
+}
 
-	emit_patch(e->loop.back, prelude);
-	e->cached = 0;
-	e->at_t0 = NULL;
-	e->in_reg = e->in_mem = false;
-	emit_prelude(e, again);
-	for (unsigned g = 1; g < e->groups; g++)
-		e->group[g].checked = false;
-	e->loop.on = true;
-	e->cached = 0;
-	e->at_t0 = NULL;
-	head = e->a->p;
-	for (unsigned i = 0; i < n - 1; i++)
-		emit_insn(e, i);
+/* A jump out of the body, to be filled in, and what it leads to. */
+struct side {
+	u8 *jump;
+	s64 to;
+	unsigned done; /* instructions of this run */
+	bool in_reg, in_mem;
+};
+
+/* Conditional jump i, which stays in the loop or leaves it. */
+static void emit_side(struct emit *e, unsigned i, struct side *s)
+{
+	const struct insn *in = e->insn[i], *next = e->insn[i + 1 < e->n ? i + 1 : 0];
+	bool taken = rel_to(in) == next->pgoff;
+
 	emit_flags_needed(e, FL_ARITH);
-	leave = emit_jcc(e->a, (jcc->op->opcode & 15) ^ 1);
+	*s = (struct side){ .jump = emit_jcc(e->a, (in->op->opcode & 15) ^ taken),
+			    .to = taken ? in->pgoff + in->len : rel_to(in),
+			    .done = i + 1,
+			    .in_reg = e->in_reg,
+			    .in_mem = e->in_mem };
+}
+
+static unsigned emit_body(struct emit *e, struct side *side)
+{
+	unsigned sides = 0;
+
+	for (unsigned i = 0; i < e->n; i++) {
+		enum way way = insn_way(e->insn[i]);
+
+		if (way == WAY_JCC)
+			emit_side(e, i, &side[sides++]);
+		else if (way != WAY_JMP)
+			emit_insn(e, i);
+	}
+	return sides;
+}
+
+static void emit_forget(struct emit *e)
+{
+	e->cached = 0;
+	e->at_t0 = NULL;
+}
+
+static void emit_sides(struct emit *e, const struct side *side, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		emit_patch(side[i].jump, e->a->p);
+		e->in_reg = side[i].in_reg;
+		e->in_mem = side[i].in_mem;
+		emit_refund(e, (s32)side[i].done);
+		emit_out_of_loop(e);
+		emit_forget(e);
+		emit_go(e, side[i].to, MIN(2 + i, EDGES));
+	}
+}
+
+void loop_emit(struct emit *e)
+{
+	struct side side[PATH_MAX];
+	const u8 *prelude = e->a->p, *head;
+	unsigned sides;
+
+	loop_plan(e);
+	emit_patch(e->loop.back, prelude);
+	emit_forget(e);
+	e->in_reg = e->in_mem = false;
+	emit_prelude(e);
+	e->loop.on = true;
+	emit_forget(e);
+	head = e->a->p;
+	sides = emit_body(e, side);
 	emit_count_down(e);
 	emit_patch(emit_jcc(e->a, CC_NE), head);
 	emit_out_of_loop(e);
 	emit_jump(e->a, prelude);
-
-	emit_patch(leave, e->a->p);
-	emit_refund(e, e->b->insns);
-	emit_out_of_loop(e);
+	emit_sides(e, side, sides);
 	e->loop.on = false;
-	e->cached = 0;
-	e->at_t0 = NULL;
-	emit_go(e, jcc->pgoff + jcc->len, 1);
 }

@@ -179,7 +179,7 @@ static void site_add(struct emit *e, unsigned i)
 {
 	struct trans *t = e->t;
 
-	t->site[t->sites++] = (struct trans_site){ (u32)(e->a->p - t->cache.rw), (u16)i,
+	t->site[t->sites++] = (struct trans_site){ (u32)(e->a->p - t->cache.rw), e->insn[i],
 						   e->in_reg && !e->in_mem,
 						   e->loop.on ? e->loop.borrowed : 0 };
 	e->tb->sites++;
@@ -189,12 +189,12 @@ static void site_add(struct emit *e, unsigned i)
  * ours.  The x87 instructions in front of the last of a block leave no trace here. */
 static void x87_note(struct emit *e, unsigned i)
 {
-	const struct insn *in = &e->b->insn[i];
+	const struct insn *in = e->insn[i];
 	struct x64 *a = e->a;
 	s32 ptr = offsetof(struct native, ptr);
 
-	for (unsigned n = i + 1; n < (unsigned)e->b->insns; n++)
-		if (map_is_x87(e->b->insn[n].op->map))
+	for (unsigned n = i + 1; n < e->n && insn_way(e->insn[n]) != WAY_JCC; n++)
+		if (map_is_x87(e->insn[n]->op->map))
 			return;
 	emit_scratch(e, T1);
 	emit_scratch(e, T2);
@@ -505,7 +505,7 @@ static void emit_encoded(struct emit *e, const struct insn *in, struct opcode *c
 
 void op_emit(struct emit *e, unsigned i)
 {
-	const struct insn *in = &e->b->insn[i];
+	const struct insn *in = e->insn[i];
 	struct opcode c = { 0 };
 	insn_fn self = in->op->exec.self;
 	/* DIV, and CMPXCHG16B if it is not aligned */

@@ -130,7 +130,7 @@ static void string_most(struct emit *e, const struct insn *in)
 
 void emit_string(struct emit *e, unsigned i)
 {
-	const struct insn *in = &e->b->insn[i];
+	const struct insn *in = e->insn[i];
 	const s32 r = offsetof(struct tlb, r), w = offsetof(struct tlb, w);
 	unsigned from = e->lates;
 	struct x64 *a = e->a;

@@ -49,7 +49,7 @@ void emit_pushf(struct emit *e, unsigned i)
 /* CLI and STI for CPL 0; and STI where no interrupt waits for it, which makes its shadow void. */
 void emit_if(struct emit *e, unsigned i)
 {
-	const struct insn *in = &e->b->insn[i];
+	const struct insn *in = e->insn[i];
 	bool sti = in->op->exec.self == exec_STI;
 	struct x64 *a = e->a;
 	unsigned from = e->lates;
@@ -87,7 +87,7 @@ void emit_from_sreg(struct emit *e, const struct insn *in)
  * and the offset within it left to the host. */
 void emit_bits(struct emit *e, unsigned i)
 {
-	const struct insn *in = &e->b->insn[i];
+	const struct insn *in = e->insn[i];
 	bool w = in->size == 8;
 	unsigned from = e->lates, reg = in->opd[1].reg;
 	struct x64 *a = e->a;

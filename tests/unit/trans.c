@@ -446,8 +446,29 @@ static void strides_make(struct program *p)
 	ADD(p, 0x48, 0xc7, 0xc7, (u8)test_random(), 0x10, 2, 0); /* mov rdi, 0x210xx */
 	ADD(p, 0x49, 0xc7, 0xc6, 0xe0, 0x0f, 2, 0, 0xb9, times, 0, 0, 0); /* r14, ecx */
 	inner = p->n;
-	while (n--)
+	while (n--) {
+		u8 jcc = test_random() % 2 ? 0x74 : 0x75;
+		unsigned at;
+
+		if (test_random() % 3) {
+			add_stride(p);
+			continue;
+		}
+		if (test_random() % 2)
+			ADD(p, 0x83, 0xf9, (u8)(1 + test_random() % 8)); /* cmp ecx, n */
+		else
+			ADD(p, 0xf6, 0xc2, 1); /* test dl, 1 */
+		ADD(p, jcc, 0);
+		at = p->n;
 		add_stride(p);
+		if (test_random() % 2) { /* else */
+			ADD(p, 0xeb, 0);
+			p->code[at - 1] = (u8)(p->n - at);
+			at = p->n;
+			add_stride(p);
+		}
+		p->code[at - 1] = (u8)(p->n - at);
+	}
 	ADD(p, 0xff, 0xc9); /* dec ecx */
 	add_jnz(p, inner);
 	ADD(p, 0xff, 0xcd); /* dec ebp */
@@ -462,7 +483,7 @@ TEST(trans_strips_of_a_loop_agree_with_the_interpreter)
 	unsigned hot = 0;
 	u64 loops;
 
-	for (unsigned i = 0; i < 4000; i++) {
+	for (unsigned i = 0; i < 6000; i++) {
 		strides_make(&g);
 		compare(&p, &g, test_random(), &hot);
 	}
