@@ -153,12 +153,14 @@ static void step(struct script *s)
 
 int LLVMFuzzerTestOneInput(const u8 *data, size_t len)
 {
-	static struct machine *pc[2];
+	static const enum transport transports[] = { TRANSPORT_MMIO, TRANSPORT_PCI,
+						     TRANSPORT_PCI_TRANSITIONAL };
+	static struct machine *pc[ARRAY_LEN(transports)];
 	struct script s = { data, len };
-	unsigned which = (unsigned)script_take(&s, 1) & 1;
+	unsigned which = (unsigned)script_take(&s, 1) % ARRAY_LEN(transports);
 
 	if (!pc[which])
-		pc[which] = kit_pc(which ? TRANSPORT_PCI : TRANSPORT_MMIO);
+		pc[which] = kit_pc(transports[which]);
 	m = pc[which];
 	kit_pc_reset(m);
 	for (unsigned i = 0; i < STEPS_MAX && s.left; i++)

@@ -63,7 +63,8 @@ struct machine *kit_pc(enum transport transport)
 	m->cfg = &cfg;
 	m->eng = &tcg_engine;
 	m->console = &kit_console;
-	m->boot = (struct boot_config){ .nr_vcpus = KIT_CPUS, .nr_disks = 1, .has_fw_cfg = true };
+	m->boot = (struct boot_config){ .bios = "never opened", .nr_vcpus = KIT_CPUS, .nr_disks = 1,
+					.has_fw_cfg = true };
 	m->request_work = (struct loop_work){ .fn = kit_requests, .arg = m };
 	pthread_mutex_init(&m->lock, NULL);
 	bus_init(&m->pio, "pio", &m->lock);
