@@ -270,7 +270,7 @@ HANDLER exec_LODS(struct tcg_cpu *c, const struct insn *in)
 static u64 host_cmps(u16 *cc, const void *b, const void *a, u64 n, unsigned size, bool while_equal)
 {
 	u64 left = n, ax = 0;
-	u16 f;
+	u16 f = 0;
 
 	if (while_equal)
 		SCAN_BY_SIZE("repe", "cmps")
@@ -283,7 +283,7 @@ static u64 host_cmps(u16 *cc, const void *b, const void *a, u64 n, unsigned size
 static u64 host_scas(u16 *cc, u64 ax, const void *a, u64 n, unsigned size, bool while_equal)
 {
 	u64 left = n, b = 0;
-	u16 f;
+	u16 f = 0;
 
 	if (while_equal)
 		SCAN_BY_SIZE("repe", "scas")

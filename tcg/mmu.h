@@ -144,7 +144,7 @@ static inline bool seg_lin(struct tcg_cpu *c, enum sreg seg, u64 off, unsigned s
 		/* A non-canonical address never hits the TLB, and the slow path raises #GP(0)
 		 * for it. Only here is it known that the access goes through SS, which makes it
 		 * #SS(0). */
-		*lin = off + (seg >= SEG_FS ? c->v.s.seg[seg].base : 0);
+		*lin = off + (seg == SEG_FS || seg == SEG_GS ? c->v.s.seg[seg].base : 0);
 		if (seg == SEG_SS && unlikely(!is_canonical(off) || !is_canonical(off + size - 1)))
 			return raise_err(c, EXC_SS, 0);
 		return true;

@@ -72,7 +72,7 @@ static u64 break_at_code(const struct tcg_cpu *c)
 static gva_t seg_address(const struct tcg_cpu *c, unsigned seg, u64 off)
 {
 	if (c->mode == MODE_64)
-		return off + (seg >= SEG_FS ? c->v.s.seg[seg].base : 0);
+		return off + (seg == SEG_FS || seg == SEG_GS ? c->v.s.seg[seg].base : 0);
 	return (u32)(c->v.s.seg[seg].base + off);
 }
 
