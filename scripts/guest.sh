@@ -6,6 +6,7 @@
 #   root     root.img                         Debian, small: login "root", no password, on ttyS0
 #   small    small.img                        busybox alone on ext4, for quick tests
 #   work     work.img                         Debian with compilers, interpreters, stress-ng, modules
+#   mini     mini/vmlinux           Debian's kernel source at its smallest (kernel-mini.config), built here
 #   firmware firmware/                        SeaBIOS, qboot and memtest86+, unpacked, not installed
 #   grub     grub.img, rescue.img             small.img behind GRUB with a kernel; GRUB without anything
 #   tools    tools.img                        small.img with lspci, dmidecode, acpidump
@@ -244,6 +245,24 @@ piece_small()
 	mv "$tmp/small.img" "$out/small.img"
 }
 
+piece_mini()
+{
+	local src
+	[ ! -e "$out/mini/vmlinux" ] || [ "$here/kernel-mini.config" -nt "$out/mini/vmlinux" ] || return 0
+	say KERNEL "mini (from source; this takes some minutes)"
+	(cd "$tmp" && fetch linux-source-6.1)
+	dpkg-deb -x "$tmp"/linux-source-6.1_*.deb "$tmp/deb"
+	tar -xf "$tmp"/deb/usr/src/linux-source-6.1.tar.xz -C "$tmp"
+	rm -rf "$tmp/deb" "$tmp"/*.deb
+	src=$tmp/linux-source-6.1
+	{ make -s -C "$src" tinyconfig && cat "$here/kernel-mini.config" >>"$src/.config" &&
+		make -s -C "$src" olddefconfig && make -s -C "$src" -j"$(nproc)" vmlinux &&
+		strip -o "$tmp/vmlinux" "$src/vmlinux"; } >"$tmp/log" 2>&1 </dev/null ||
+		{ tail -n 15 "$tmp/log" >&2; die "the small kernel did not build (above)"; }
+	mkdir -p "$out/mini"
+	mv "$tmp/vmlinux" "$out/mini/vmlinux"
+}
+
 piece_firmware()
 {
 	local d=$out/firmware p
@@ -353,8 +372,8 @@ piece_bench()
 mkdir -p "$out"
 exec 9>"$out/.lock"
 flock 9
-[ $# -gt 0 ] || die "name a piece: kernel, generic, initrd, root, small, work, firmware, grub, tools, bench or all"
-[ "$1" != all ] || set -- kernel initrd generic small root work firmware grub tools bench
+[ $# -gt 0 ] || die "name a piece: kernel, generic, initrd, root, small, mini, work, firmware, grub, tools, bench or all"
+[ "$1" != all ] || set -- kernel initrd generic small root mini work firmware grub tools bench
 for piece in "$@"; do
 	declare -F "piece_$piece" >/dev/null || die "no piece $piece"
 	tmp=$(mktemp -d "$out/.tmp.XXXXXX")

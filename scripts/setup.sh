@@ -11,7 +11,7 @@ packages()
 	guest) echo mmdebstrap e2fsprogs busybox-static cpio gzip dpkg debian-archive-keyring \
 		grub-common grub-pc-bin pciutils dmidecode acpica-tools \
 		$([ "$(id -u)" = 0 ] || echo fakeroot uidmap) ;;
-	test) echo python3 e2fsprogs acpica-tools ;;
+	test) echo python3 e2fsprogs acpica-tools qemu-system-x86 bc bison flex xz-utils ;;
 	lint) echo cppcheck clang clang-tidy ;;
 	fuzz) echo clang libclang-rt-14-dev llvm ;;
 	bench) echo python3 qemu-system-x86 ;;
