@@ -29,9 +29,10 @@ for name in "$@"; do
 	[ -d "tests/fuzz/corpus/$name" ] && seeds=tests/fuzz/corpus/$name || seeds=
 	if "$dir/$name" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=4096 -print_final_stats=1 \
 		-artifact_prefix="$dir/$name-crash-" "$dir/corpus/$name" $seeds >"$dir/$name.log" 2>&1; then
-		awk -v n="$name" '/number_of_executed_units/ { u = $2 } / cov: / { for (i = 1; i < NF; i++)
-			if ($i == "cov:") c = $(i + 1) } END { printf "%s: %s runs, %s edges, no finding\n", n, u, c }' \
-			"$dir/$name.log"
+		awk -v n="$name" '/number_of_executed_units/ { u = $2 } /average_exec_per_sec/ { s = $2 }
+			/inline 8-bit counters/ { of = substr($5, 2) } / cov: / { for (i = 1; i < NF; i++)
+			if ($i == "cov:") c = $(i + 1) } END { printf "%-8s %9d runs, %6d a second, %5d of %d edges, no finding\n",
+			n, u, s, c, of }' "$dir/$name.log"
 	else
 		echo "FAIL $name: see $dir/$name.log and the input $dir/$name-crash-*"
 		status=1

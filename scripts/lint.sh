@@ -34,6 +34,16 @@ headers_compile_alone()
 	return $status
 }
 
+# doc/FUZZING.md says which tests keep which class of bugs away.
+tests_named_exist()
+{
+	local t status=0
+	for t in $(grep '^|' doc/FUZZING.md | grep -oE '`[a-z0-9]+_[a-z0-9_]+`' | tr -d '`' | sort -u); do
+		git grep -qE "^(TEST\(|def )$t[()]" -- tests || { echo "doc/FUZZING.md: no test $t"; status=1; }
+	done
+	return $status
+}
+
 cppcheck_is_quiet()
 {
 	# shellcheck disable=SC2046
@@ -53,6 +63,7 @@ tidy_is_quiet()
 check "include levels" tools/check_tree.py levels
 check "policy reasons" tools/check_tree.py policy
 check "headers alone" headers_compile_alone
+check "tests named" tests_named_exist
 if [ -z "$quick" ]; then
 	check "lines" tools/check_tree.py lines
 	check "cppcheck" cppcheck_is_quiet

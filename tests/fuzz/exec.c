@@ -51,13 +51,15 @@ static u64 descriptor(u32 attr)
 	return 0xffff | (u64)(attr & 0xf0ff) << 40 | 0xfull << 48;
 }
 
-/* Every vector's handler is eight bytes at HANDLERS: drop the error code if there is one, go on behind
- * two bytes. */
+/* Every vector's handler is at HANDLERS, or 16 bytes on if there is an error code to drop: it goes on
+ * two bytes further, with the arithmetic flags clear: the translator does not keep those that the
+ * interrupted instruction would have overwritten. */
 static void put_tables(u8 *ram)
 {
 	static const u32 errors = 0x227d00; /* vectors with an error code: 8, 10-14, 17, 21 */
-	static const u8 back[8] = { 0x48, 0x83, 0x04, 0x24, 2, 0x48, 0xcf, 0xf4 };
-	static const u8 drop[8] = { 0x48, 0x83, 0xc4, 8, 0xeb, 0xf2, 0xf4, 0xf4 };
+	static const u8 back[15] = { 0x48, 0x83, 0x04, 0x24, 2, 0x81, 0x64, 0x24, 0x10, 0x2a, 0xf7,
+				     0xff, 0xff, 0x48, 0xcf };
+	static const u8 drop[6] = { 0x48, 0x83, 0xc4, 8, 0xeb, 0xea };
 	u64 *gdt = (u64 *)(ram + GDT), *table = (u64 *)(ram + TABLES);
 
 	gdt[1] = descriptor(0xa09b);
@@ -67,10 +69,10 @@ static void put_tables(u8 *ram)
 	gdt[5] = descriptor(0xc0f3);
 	gdt[6] = descriptor(0xc0fb);
 	gdt[7] = 0x67 | (u64)TSS << 16 | 0x8bull << 40;
-	memcpy(ram + HANDLERS, back, 8);
-	memcpy(ram + HANDLERS + 8, drop, 8);
+	memcpy(ram + HANDLERS, back, sizeof back);
+	memcpy(ram + HANDLERS + 16, drop, sizeof drop);
 	for (unsigned v = 0; v < 32; v++) {
-		u64 at = HANDLERS + (errors >> v & 1 ? 8 : 0);
+		u64 at = HANDLERS + (errors >> v & 1 ? 16 : 0);
 
 		st64(ram + IDT + v * 16, (at & 0xffff) | CS64 << 16 | 0x8eull << 40 | (at >> 16) << 48);
 		st32(ram + v * 4, CODE + 0x800); /* real mode's table */
@@ -174,6 +176,8 @@ static enum end run(struct tcg_cpu *c)
 		}
 	}
 	tcg_engine.pull(&c->v);
+	/* Whether a part in its initial state counts as in use is the host's business. */
+	st64(c->v.s.xsave + XSAVE_HEADER_OFF, 7);
 	return c->shutdown ? SHUT_DOWN : c->v.s.mp_state == MP_RUNNABLE ? RAN_ON : HALTED;
 }
 

@@ -29,13 +29,13 @@ static void kit_requests(void *arg)
 
 static const char *kit_disk(void)
 {
-	static char path[32];
+	char path[32];
 	int fd = memfd_create("disk", MFD_CLOEXEC);
 
 	if (fd < 0 || ftruncate(fd, KIT_SECTORS * 512) < 0)
 		abort();
 	snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-	return path;
+	return strdup(path);
 }
 
 static void kit_cpus(struct machine *m, struct err *e)
@@ -52,15 +52,15 @@ static void kit_cpus(struct machine *m, struct err *e)
 
 struct machine *kit_pc(enum transport transport)
 {
-	static struct config cfg = { .vcpus = KIT_CPUS, .mem_bytes = KIT_RAM, .disks = 1, .rng = true,
-				     .accel = ACCEL_INTERP };
+	struct config *cfg = calloc(1, sizeof *cfg);
 	struct machine *m = calloc(1, sizeof *m);
 	struct err e = { 0 };
 
-	cfg.disk[0] = (struct disk_config){ .path = kit_disk(), .id = "disk0" };
-	cfg.transport = transport;
+	*cfg = (struct config){ .vcpus = KIT_CPUS, .mem_bytes = KIT_RAM, .disks = 1, .rng = true,
+				.transport = transport, .accel = ACCEL_INTERP,
+				.disk[0] = { .path = kit_disk(), .id = "disk0" } };
 	log_set_level(LOG_ERR);
-	m->cfg = &cfg;
+	m->cfg = cfg;
 	m->eng = &tcg_engine;
 	m->console = &kit_console;
 	m->boot = (struct boot_config){ .bios = "never opened", .nr_vcpus = KIT_CPUS, .nr_disks = 1,

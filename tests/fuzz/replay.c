@@ -3,14 +3,16 @@
  * from a fixed seed: always the same ones, up to a number and a time.  No sanitizer or clang is
  * needed, so `make test` can do it. */
 #include <dirent.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "../../base.h"
 
-enum { INPUT_MAX = 1 << 16, MUTATIONS = 20000, SECONDS_MAX = 5, SEEDS_MAX = 512 };
+enum { INPUT_MAX = 1 << 16, MUTATIONS = 20000, SECONDS_MAX = 5, INPUT_SECONDS = 30, SEEDS_MAX = 512 };
 
 int LLVMFuzzerTestOneInput(const u8 *data, size_t len);
 
@@ -90,24 +92,45 @@ static size_t replay_mutate(u8 *out)
 	return len;
 }
 
+static struct input running;
+
+static void replay_run(const u8 *data, size_t len)
+{
+	running = (struct input){ (u8 *)data, len };
+	alarm(INPUT_SECONDS);
+	LLVMFuzzerTestOneInput(data, len);
+}
+
+/* What it crashed on, for xxd -r -p. */
+static void replay_crashed(int sig)
+{
+	fprintf(stderr, "replay: signal %d on these %zu bytes:\n", sig, running.len);
+	for (size_t i = 0; i < running.len; i++)
+		fprintf(stderr, "%02x%s", running.data[i], i % 32 == 31 ? "\n" : "");
+	fputc('\n', stderr);
+	_exit(128 + sig);
+}
+
 int main(int argc, char **argv)
 {
 	static u8 buf[INPUT_MAX];
 	time_t end = time(NULL) + SECONDS_MAX;
 	int n;
 
+	signal(SIGABRT, replay_crashed);
+	signal(SIGALRM, replay_crashed);
 	seeds[nr_seeds++] = (struct input){ malloc(1), 0 };
 	for (int i = 1; i < argc; i++)
 		replay_path(argv[i]);
 	for (size_t i = 0; i < nr_seeds; i++)
-		LLVMFuzzerTestOneInput(seeds[i].data, seeds[i].len);
+		replay_run(seeds[i].data, seeds[i].len);
 	for (n = 0; n < MUTATIONS && time(NULL) < end; n++) {
 		/* a fresh block of just that size, so that a sanitizer sees an overrun */
 		size_t len = replay_mutate(buf);
 		u8 *copy = malloc(len + 1);
 
 		memcpy(copy, buf, len);
-		LLVMFuzzerTestOneInput(copy, len);
+		replay_run(copy, len);
 		free(copy);
 	}
 	printf("%s: %zu stored inputs, %d mutations\n", argv[0], nr_seeds - 1, n);

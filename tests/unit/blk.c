@@ -16,7 +16,7 @@ static u8 store[SECTORS * 512];
 static u32 reads, nowait_reads, writes, flushes, discards, zeroes;
 static bool cached, last_unmap; /* readv_nowait succeeds */
 static int fail; /* -errno of every call, or 0 */
-static bool hold; /* workers wait for `go` in each call */
+static _Atomic bool hold; /* workers wait for `go` in each call */
 static sem_t entered, go;
 
 static int begin(u32 *counter)
