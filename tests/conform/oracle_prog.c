@@ -218,9 +218,9 @@ static void put_push_pop(struct prog *p)
 static void put_body(struct prog *p, bool in_main)
 {
 	for (unsigned n = below(BODY_MAX + 1); n; n--)
-		if (chance(6))
+		if (chance(10))
 			put_site(p);
-		else if (chance(4))
+		else if (chance(8))
 			put_store(p, chance(50));
 		else if (chance(3) && in_main && !p->strings && p->mode == MODE_64)
 			put_string(p);

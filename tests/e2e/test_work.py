@@ -66,7 +66,7 @@ JITS = {
     "luajit": ("luajit sums.lua", "luajit -joff sums.lua"),
     "node": ("node sums.js | cat", "node --jitless sums.js 2>/dev/null | cat"),
 }
-STRESS = "cd /tmp && stress-ng --verify --metrics-brief --temp-path /tmp --timeout {seconds}s {stressors}"
+STRESS = "(cd /tmp && stress-ng --verify --metrics-brief --temp-path /tmp --timeout {seconds}s {stressors})"
 STRESSORS = ("--cpu 1 --matrix 1", "--vm 1 --vm-bytes 48M --vecmath 1", "--qsort 1 --opcode 1",
              "--mmap 1 --mmap-bytes 16M --pipe 1 --fork 1 --icache 1")
 
