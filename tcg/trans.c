@@ -215,6 +215,7 @@ static HANDLER trans_enter(struct tcg_cpu *c, const struct insn *in)
 	c->hot.exit = NO_EXIT;
 	((void (*)(const u8 *, struct vcpu *))(t->cache.rx + t->enter))(j->code, &c->v);
 	c->budget += (s32)c->hot.left;
+	c->hot.count.insns -= t->counting ? c->hot.left : 0;
 	c->hot.left = 0;
 	t->stat.enters++;
 	t->stat.paid += count_insns(c);

@@ -483,6 +483,39 @@ bool loop_pays(const struct trans_block *tb)
 	return runs * t->gain > (u64)TRIAL * t->cost;
 }
 
+/* --- instructions counted for --tcg-stats: T2 of them ------------------------------------------ */
+static void count_given(struct emit *e)
+{
+	if (e->t->counting)
+		x64_op(e->a, &(struct x64_op){ .opcode = 0x01,
+					       .w = true,
+					       .reg = T2,
+					       .mem = true,
+					       .gs = true,
+					       .disp = GS_OFF(hot.count.insns) });
+}
+
+/* No flags change; T0 is lost. */
+static void count_unused(struct emit *e)
+{
+	struct x64_op not = { .opcode = 0xf7, .w = true, .reg = 2, .rm = T2 };
+
+	if (!e->t->counting)
+		return;
+	x64_op(e->a, &not);
+	x64_load_gs(e->a, T0, GS_OFF(hot.count.insns));
+	x64_op(e->a, &(struct x64_op){ .opcode = 0x8d,
+				       .w = true,
+				       .reg = T0,
+				       .rm = T0,
+				       .mem = true,
+				       .has_index = true,
+				       .index = T2,
+				       .disp = 1 });
+	x64_store_gs(e->a, T0, GS_OFF(hot.count.insns));
+	x64_op(e->a, &not);
+}
+
 /* The FP state may be used by the ordinary code and not by the rest of the loop. */
 static void emit_fp_here(struct emit *e)
 {
@@ -523,6 +556,7 @@ static void emit_prelude(struct emit *e)
 	}
 	emit_gs32(a, 0x29, T2, GS_OFF(budget));
 	x64_store_gs(a, T2, GS_OFF(hot.left));
+	count_given(e);
 	trial_given(e);
 	borrowed_move(e, false);
 	registers_load(e);
@@ -540,6 +574,7 @@ static void emit_refund(struct emit *e, s32 over)
 	}
 	x64_lea(a, T2, left, -over); /* the counter may be T0, T1 or T2 */
 	trial_unused(e);
+	count_unused(e);
 	emit_gs32(a, 0x8b, T0, GS_OFF(budget));
 	x64_op(a, &(struct x64_op){ .opcode = 0x8d,
 				    .reg = T0,

@@ -1,10 +1,11 @@
 #!/bin/bash
 # kernel.sh - makes a running kernel rewrite its own code, on all CPUs, while they are busy, and looks at
 # what comes of it: function tracer, probes, static keys, modules.  The last line is "kernel: all well".
-# ROUNDS (1): how often each thing is done.  BPF (0,700): which of test_bpf's tests; its last 300 take a minute.
+# ROUNDS (1): how often each thing is done.  BPF (0,700): which of test_bpf's tests; all if
+# empty, of which the last 300 take a minute.
 set -u
 rounds=${ROUNDS:-1}
-bpf=${BPF:-0,700}
+bpf=${BPF-0,700}
 t=/sys/kernel/tracing
 dmesg -n 1
 [ -e $t/trace ] || mount -t tracefs tracefs $t
@@ -103,7 +104,7 @@ modules()
 		rmmod raid6_pq xor || die "cannot unload"
 	done
 	echo 1 >/proc/sys/net/core/bpf_jit_enable
-	insmod /root/modules/*-test_bpf.ko test_range=$bpf || die "test_bpf failed: $(dmesg | grep test_bpf | tail -n 3)"
+	insmod /root/modules/*-test_bpf.ko ${bpf:+test_range=$bpf} || die "test_bpf failed: $(dmesg | grep test_bpf | tail -n 3)"
 	rmmod test_bpf
 	line=$(dmesg | grep 'test_bpf: Summary' | head -n 1)
 	echo "$line" | grep -q ' 0 FAILED' || die "test_bpf: $line"
