@@ -7,7 +7,8 @@
  * to, and stores to code change immediates and the opcodes of plain ADD and its kin only. */
 #include "oracle_gen.h"
 
-enum { MAIN_MAX = 5, SUBS_MAX = 2, BODY_MAX = 4, FIXUPS_MAX = 48, SITES_MAX = 8, FUEL_MAX = 24 };
+enum { MAIN_MAX = 5, SUBS_MAX = 2, BODY_MAX = 4, FIXUPS_MAX = 48, SITES_MAX = 8, FUEL_MAX = 24,
+       MANY = 400 /* the translator measures a loop for a while before it settles on it */ };
 enum { STACK = DATA + 4096 + 2048 };
 /* ADD OR AND SUB XOR CMP.  Not ADC and SBB: the translator drops flags that nothing in the block
  * reads, and a store that makes something in it read them comes too late. */
@@ -363,7 +364,8 @@ static void prog_registers(struct prog *p)
 
 	for (unsigned i = 0; i < 16; i++)
 		r->gpr[i] = seq_is_address(p->mode, i) ? prog_address() : gen_value();
-	r->gpr[p->mode == MODE_64 ? R12 : RDI] = below(FUEL_MAX);
+	r->gpr[p->mode == MODE_64 ? R12 : RDI] =
+		below(chance(95) || p->strings ? FUEL_MAX : MANY);
 	r->gpr[RSP] = STACK + (chance(90) ? 0 : below(8));
 	for (unsigned i = 0; p->mode != MODE_64 && i < 16; i++)
 		r->gpr[i] = i < 8 ? (u32)r->gpr[i] : 0;
