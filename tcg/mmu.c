@@ -27,11 +27,13 @@ struct view {
 	struct tlb_entry c[TLB_SIZE]; /* kind C: stores to pages with code */
 	gpa_t x_gpa[TLB_SIZE], c_gpa[TLB_SIZE]; /* of kinds X and C */
 	u64 used[KINDS * WORDS], global[KINDS * WORDS], big[KINDS * WORDS];
+	u64 some[KINDS]; /* words of used that may not be 0 */
 	/* Linear range that pieces of large pages came from, for the lower and the upper half. */
 	struct {
 		gva_t lo, hi;
 	} large[2];
 };
+_Static_assert(WORDS == 64, "struct view's some");
 _Static_assert(offsetof(struct view, c) == 3 * TLB_SIZE * sizeof(struct tlb_entry),
 	       "view_entry() takes the four arrays for one");
 
@@ -87,20 +89,37 @@ static void view_init(struct view *v)
 		v->large[half].lo = ~0ull, v->large[half].hi = 0;
 }
 
+static void word_flush(struct view *v, unsigned w, bool keep_global)
+{
+	u64 drop = v->used[w] & ~(keep_global ? v->global[w] : 0);
+
+	v->used[w] &= ~drop;
+	view_put(v->some, w, v->used[w]);
+	for (; drop; drop &= drop - 1) {
+		unsigned slot = w * 64 + (unsigned)__builtin_ctzll(drop);
+
+		view_entry(v, slot)->tag = tlb_invalid_tag(slot % TLB_SIZE);
+	}
+}
+
 static void view_flush(struct view *v, bool keep_global)
 {
-	for (unsigned w = 0; w < KINDS * WORDS; w++) {
-		u64 drop = v->used[w] & ~(keep_global ? v->global[w] : 0);
-
-		v->used[w] &= ~drop;
-		for (; drop; drop &= drop - 1) {
-			unsigned slot = w * 64 + (unsigned)__builtin_ctzll(drop);
-
-			view_entry(v, slot)->tag = tlb_invalid_tag(slot % TLB_SIZE);
-		}
-	}
+	for (unsigned kind = 0; kind < KINDS; kind++)
+		for (u64 some = v->some[kind]; some; some &= some - 1)
+			word_flush(v, kind * WORDS + (unsigned)__builtin_ctzll(some), keep_global);
 	for (unsigned half = 0; half < 2 && !keep_global; half++)
 		v->large[half].lo = ~0ull, v->large[half].hi = 0;
+}
+
+/* Pieces of large pages in lin's gigabyte. */
+static void word_drop_big(struct view *v, unsigned w, gva_t lin)
+{
+	for (u64 bits = v->used[w] & v->big[w]; bits; bits &= bits - 1) {
+		unsigned slot = w * 64 + (unsigned)__builtin_ctzll(bits);
+
+		if (view_entry(v, slot)->tag >> 30 == lin >> 30)
+			view_drop(v, slot);
+	}
 }
 
 /* Drop what INVLPG of lin must: its 4 KiB page, and if lin may lie in a large page, every piece
@@ -114,14 +133,9 @@ static void view_drop_page(struct view *v, gva_t lin)
 			view_drop(v, slot);
 	if (lin < v->large[half].lo || lin > v->large[half].hi)
 		return;
-	for (unsigned w = 0; w < KINDS * WORDS; w++) {
-		for (u64 bits = v->used[w] & v->big[w]; bits; bits &= bits - 1) {
-			unsigned slot = w * 64 + (unsigned)__builtin_ctzll(bits);
-
-			if (view_entry(v, slot)->tag >> 30 == lin >> 30)
-				view_drop(v, slot);
-		}
-	}
+	for (unsigned kind = 0; kind < KINDS; kind++)
+		for (u64 some = v->some[kind]; some; some &= some - 1)
+			word_drop_big(v, kind * WORDS + (unsigned)__builtin_ctzll(some), lin);
 }
 
 static void view_fill(struct mmu *m, struct view *v, enum kind kind, gva_t lin, const u8 *page,
@@ -132,6 +146,7 @@ static void view_fill(struct mmu *m, struct view *v, enum kind kind, gva_t lin, 
 
 	*view_entry(v, slot) = (struct tlb_entry){ tag, (u64)(uintptr_t)page - tag };
 	view_put(v->used, slot, true);
+	view_put(v->some, slot / 64, true);
 	view_put(v->global, slot, w->global);
 	view_put(v->big, slot, w->shift > 12);
 	if (w->shift > 12) {
@@ -719,8 +734,10 @@ static void each_writer(struct tcg_cpu *c, const u8 *only,
 	for (unsigned i = 0; i < BANKS * 2; i++) {
 		struct bank *b = c->mmu->bank[i / 2];
 
-		for (unsigned w = KIND_W * WORDS; b && w < (KIND_W + 1) * WORDS; w++) {
-			struct view *v = &b->view[i % 2];
+		struct view *v = b ? &b->view[i % 2] : NULL;
+
+		for (u64 some = v ? v->some[KIND_W] : 0; some; some &= some - 1) {
+			unsigned w = KIND_W * WORDS + (unsigned)__builtin_ctzll(some);
 
 			for (u64 bits = v->used[w]; bits; bits &= bits - 1) {
 				unsigned slot = w * 64 + (unsigned)__builtin_ctzll(bits);

@@ -53,7 +53,7 @@ struct tlb_entry {
 	u64 tag;
 	u64 addend;
 };
-enum { TLB_BITS = 10, TLB_SIZE = 1 << TLB_BITS };
+enum { TLB_BITS = 12, TLB_SIZE = 1 << TLB_BITS };
 static inline u64 tlb_invalid_tag(unsigned slot)
 {
 	return slot ? 0 : 1 << 12; /* so that fresh memory is nearly right, and not touched */
