@@ -119,6 +119,54 @@ static void emit_fp_entry(struct emit *e)
 	l->back = a->p;
 }
 
+static void split_late(struct emit *e, u8 *jump)
+{
+	late_add(e, jump, NULL)->thunk = e->t->split;
+}
+
+/* Jump away if what is at T0 is not these bytes. */
+static void emit_compare(struct emit *e, const u8 *bytes, unsigned n)
+{
+	struct x64 *a = e->a;
+
+	for (unsigned at = 0, size; at < n; at += size) {
+		size = n - at >= 4 ? 4 : n - at >= 2 ? 2 : 1;
+		x64_op(a, &(struct x64_op){ .opcode = size == 1 ? 0x80 : 0x81,
+					    .osz = size == 2,
+					    .reg = OP_CMP,
+					    .rm = T0,
+					    .mem = true,
+					    .disp = (s32)at });
+		for (unsigned i = 0; i < size; i++)
+			x64_u8(a, bytes[at + i]);
+		split_late(e, emit_jcc(a, CC_NE));
+	}
+}
+
+/* Is the instruction that crosses a page still the one translated, as trans_split() would ask?  The
+ * first page is known to be this one. */
+static void emit_split(struct emit *e)
+{
+	const struct block *b = e->b;
+	unsigned first = PAGE_SIZE - b->insn[0].pgoff, from = e->lates;
+	struct x64 *a = e->a;
+
+	emit_imm64(a, T0, b->host);
+	emit_compare(e, b->raw, first);
+	x64_load_gs(a, T0, GS_OFF(code_rip));
+	x64_lea(a, T0, T0, PAGE_SIZE);
+	split_late(e, emit_lookup(e, offsetof(struct tlb, x), PAGE_SIZE - 1));
+	x64_op(a, &(struct x64_op){ .opcode = 0x03,
+				    .w = true,
+				    .reg = T0,
+				    .rm = T1,
+				    .mem = true,
+				    .disp = offsetof(struct tlb, x) + 8 });
+	emit_compare(e, b->raw + first, b->bytes - first);
+	for (; from < e->lates; from++)
+		e->late[from].back = a->p;
+}
+
 /* Both entries and the check of the budget; what is known of the flags afterwards is in e. */
 static u8 *emit_entries(struct emit *e)
 {
@@ -141,10 +189,8 @@ static u8 *emit_entries(struct emit *e)
 	}
 	e->in_mem = clobber;
 	e->in_reg = live && !clobber;
-	if (split) {
-		emit_imm64(a, T0, (u64)e->b);
-		emit_call(a, trans_rw(e->t, e->t->split));
-	}
+	if (split)
+		emit_split(e);
 	if (e->fp_need)
 		emit_fp_entry(e);
 	e->tb->fp_need = e->fp_need;

@@ -662,6 +662,10 @@ TEST(trans_runs_an_instruction_that_crosses_a_page_and_sees_it_change)
 	k->ram[KIT_CODE + 0x1001] = 0x55;
 	run_rounds(k, 2, &rax);
 	EQ(rax, 0x55223344);
+	run_rounds(k, 3 * HEAT, &rax);
+	k->ram[KIT_CODE + 0xffe] = 0x66; /* in the first page */
+	run_rounds(k, 2, &rax);
+	EQ(rax, 0x55223366);
 	cpu_kit_free(k);
 }
 
