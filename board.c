@@ -6,7 +6,6 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/epoll.h>
 
 #include "devices/chipset.h"
 #include "devices/fwcfg.h"

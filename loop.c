@@ -1,22 +1,23 @@
-/* loop.c - epoll, guest-clock timers in a binary heap, posted work.
+/* loop.c - descriptors, guest-clock timers in a binary heap, posted work.
  *
- * Thread: loop_run on the loop thread; loop_post, loop_stop and loop_now_ns from any.  One timerfd
- * carries the earliest deadline; it is re-armed only when that changes, so that a periodic guest timer
- * costs one system call a period.  One eventfd wakes the loop for posted work and stop. */
+ * Thread: loop_run on the loop thread; loop_post, loop_stop and loop_now_ns from any.  All waiting is one
+ * ppoll, which is given the earliest deadline: what other threads add or arm is only noted, and an
+ * eventfd ends the wait if it cannot stand.  So a vCPU's thread needs one system call here, write, and
+ * that only while the loop sleeps. */
 #include "loop.h"
 
 #include <stdatomic.h>
+#include <poll.h>
 #include <stdlib.h>
-#include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { FDS_MAX = 64, TIMERS_MAX = 64, EVENTS = 16 };
+enum { FDS_MAX = 64, TIMERS_MAX = 64 };
 
 struct loop_fd {
 	int fd; /* -1: free */
+	u32 events; /* POLL*; 0: quiet */
 	u32 generation;
 	loop_fd_fn fn;
 	void *arg;
@@ -25,18 +26,19 @@ struct loop_fd {
 struct loop {
 	pthread_mutex_t *lock; /* borrowed: machine.lock */
 	bool fake;
-	int epfd, timerfd, wakefd;
+	int wakefd;
 	/* guard: machine.lock */
 	struct loop_fd fds[FDS_MAX];
 	struct loop_timer *heap[TIMERS_MAX + 1]; /* 1-based, earliest first */
 	u32 timers;
-	u64 armed_ns; /* what the timerfd is set to, guest time, or TIMER_OFF */
+	u64 armed_ns; /* the deadline that the loop sleeps until, guest time, or TIMER_OFF */
 	bool paused;
 	/* guest time = monotonic + offset, or the frozen value while paused; written under the lock,
 	 * read by anyone */
 	_Atomic u64 clock_offset_ns, frozen_ns;
 	_Atomic bool frozen;
 	/* atomic */
+	_Atomic bool sleeping;              /* in ppoll, or about to be, and nobody has woken it yet */
 	_Atomic(struct loop_work *) posted; /* newest first */
 	_Atomic int stop_status;            /* -1: run on */
 };
@@ -95,24 +97,25 @@ static void heap_remove(struct loop *l, struct loop_timer *t)
 	heap_down(l, last->heap_pos, last);
 }
 
-/* Bring the timerfd in line with the heap. */
+/* The loop's sleep ends; if it does not sleep, it will look before it does. */
+static void loop_wake(struct loop *l)
+{
+	u64 one = 1;
+
+	if (!l->fake && atomic_exchange(&l->sleeping, false))
+		(void)!write(l->wakefd, &one, sizeof one); /* EAGAIN: it is awake already */
+}
+
+static u64 loop_next_ns(const struct loop *l)
+{
+	return l->timers && !l->paused ? l->heap[1]->deadline_ns : TIMER_OFF;
+}
+
+/* The heap has changed.  A deadline that is gone costs one vain look at its time. */
 static void loop_arm(struct loop *l)
 {
-	u64 next = l->timers && !l->paused ? l->heap[1]->deadline_ns : TIMER_OFF;
-	struct itimerspec its = { 0 };
-
-	if (l->fake || next == l->armed_ns)
-		return;
-	l->armed_ns = next;
-	if (next != TIMER_OFF) {
-		u64 at = next - l->clock_offset_ns;
-
-		if ((s64)at <= 0)
-			at = 1; /* long past; zero would disarm */
-		its.it_value.tv_sec = (time_t)(at / NS_PER_SEC);
-		its.it_value.tv_nsec = (long)(at % NS_PER_SEC);
-	}
-	ASSERT(timerfd_settime(l->timerfd, TFD_TIMER_ABSTIME, &its, NULL) == 0);
+	if (loop_next_ns(l) < l->armed_ns)
+		loop_wake(l);
 }
 
 void timer_init(struct loop_timer *t, struct loop *l, void (*fn)(void *), void *arg)
@@ -154,7 +157,6 @@ static void loop_fire(struct loop *l)
 		t->deadline_ns = TIMER_OFF;
 		t->fn(t->arg);
 	}
-	loop_arm(l);
 }
 
 /* --- the clock ------------------------------------------------------------------------------ */
@@ -195,40 +197,14 @@ static struct loop_fd *loop_fd_find(struct loop *l, int fd)
 	return NULL;
 }
 
-/* A stale event (its fd was removed by an earlier callback of the same batch) must not reach a new
- * owner of the slot: the generation tells. */
-static u64 loop_fd_key(const struct loop *l, const struct loop_fd *f)
-{
-	return (u64)f->generation << 32 | (u64)(f - l->fds);
-}
-
 int loop_fd_add(struct loop *l, int fd, u32 events, loop_fd_fn fn, void *arg)
 {
 	struct loop_fd *f = loop_fd_find(l, -1);
-	struct epoll_event ev = { .events = events };
 
 	if (!f)
 		return -ENOSPC;
-	f->generation++;
-	ev.data.u64 = loop_fd_key(l, f);
-	if (!l->fake && epoll_ctl(l->epfd, EPOLL_CTL_ADD, fd, &ev) < 0)
-		return -errno;
-	f->fd = fd;
-	f->fn = fn;
-	f->arg = arg;
-	return 0;
-}
-
-int loop_fd_mod(struct loop *l, int fd, u32 events)
-{
-	struct loop_fd *f = loop_fd_find(l, fd);
-	struct epoll_event ev = { .events = events };
-
-	if (!f)
-		return -ENOENT;
-	ev.data.u64 = loop_fd_key(l, f);
-	if (!l->fake && epoll_ctl(l->epfd, EPOLL_CTL_MOD, fd, &ev) < 0)
-		return -errno;
+	*f = (struct loop_fd){ fd, events, f->generation + 1, fn, arg };
+	loop_wake(l);
 	return 0;
 }
 
@@ -236,31 +212,11 @@ void loop_fd_del(struct loop *l, int fd)
 {
 	struct loop_fd *f = loop_fd_find(l, fd);
 
-	if (!f)
-		return;
-	if (!l->fake)
-		epoll_ctl(l->epfd, EPOLL_CTL_DEL, fd, NULL);
-	f->fd = -1;
-	f->generation++;
-}
-
-static void loop_dispatch_fd(struct loop *l, const struct epoll_event *ev)
-{
-	struct loop_fd *f = &l->fds[(u32)ev->data.u64];
-
-	if (f->fd >= 0 && f->generation == ev->data.u64 >> 32)
-		f->fn(f->arg, ev->events);
+	if (f)
+		f->fd = -1;
 }
 
 /* --- posted work ---------------------------------------------------------------------------- */
-static void loop_wake(struct loop *l)
-{
-	u64 one = 1;
-
-	if (!l->fake)
-		(void)!write(l->wakefd, &one, sizeof one); /* EAGAIN: it is awake already */
-}
-
 void loop_post(struct loop *l, struct loop_work *w)
 {
 	if (__atomic_exchange_n(&w->queued, 1, __ATOMIC_ACQ_REL))
@@ -296,28 +252,9 @@ static void loop_run_posted(struct loop *l)
 }
 
 /* --- life ----------------------------------------------------------------------------------- */
-static int loop_open_fds(struct loop *l)
-{
-	struct epoll_event ev = { .events = EPOLLIN };
-
-	l->epfd = epoll_create1(EPOLL_CLOEXEC);
-	l->timerfd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-	l->wakefd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (l->epfd < 0 || l->timerfd < 0 || l->wakefd < 0)
-		return -errno;
-	ev.data.u64 = FDS_MAX; /* past the table: the loop's own */
-	if (epoll_ctl(l->epfd, EPOLL_CTL_ADD, l->timerfd, &ev) < 0)
-		return -errno;
-	ev.data.u64 = FDS_MAX + 1;
-	if (epoll_ctl(l->epfd, EPOLL_CTL_ADD, l->wakefd, &ev) < 0)
-		return -errno;
-	return 0;
-}
-
 struct loop *loop_new(pthread_mutex_t *lock, bool fake, struct err *e)
 {
 	struct loop *l = calloc(1, sizeof *l);
-	int rc;
 
 	if (!l) {
 		err_set(e, -ENOMEM, "event loop: out of memory");
@@ -327,7 +264,7 @@ struct loop *loop_new(pthread_mutex_t *lock, bool fake, struct err *e)
 	l->fake = fake;
 	l->armed_ns = TIMER_OFF;
 	l->stop_status = -1;
-	l->epfd = l->timerfd = l->wakefd = -1;
+	l->wakefd = -1;
 	for (u32 i = 0; i < FDS_MAX; i++)
 		l->fds[i].fd = -1;
 	if (fake) {
@@ -335,9 +272,9 @@ struct loop *loop_new(pthread_mutex_t *lock, bool fake, struct err *e)
 		return l;
 	}
 	l->clock_offset_ns = -monotonic_ns(); /* guest time starts at 0 */
-	rc = loop_open_fds(l);
-	if (rc < 0) {
-		err_set(e, rc, "event loop: cannot open its descriptors (%s)", strerror(-rc));
+	l->wakefd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (l->wakefd < 0) {
+		err_set(e, -errno, "event loop: cannot open its descriptor (%s)", strerror(errno));
 		loop_free(l);
 		return NULL;
 	}
@@ -348,10 +285,6 @@ void loop_free(struct loop *l)
 {
 	if (!l)
 		return;
-	if (l->epfd >= 0)
-		close(l->epfd);
-	if (l->timerfd >= 0)
-		close(l->timerfd);
 	if (l->wakefd >= 0)
 		close(l->wakefd);
 	free(l);
@@ -365,37 +298,78 @@ void loop_stop(struct loop *l, int status)
 	loop_wake(l);
 }
 
-static void loop_own_event(struct loop *l, u64 which)
-{
-	u64 count;
+/* What one ppoll waits for.  A descriptor may change hands meanwhile, hence the generations. */
+struct loop_wait {
+	struct pollfd fd[FDS_MAX + 1]; /* wakefd comes last */
+	struct {
+		u32 slot, generation;
+	} of[FDS_MAX];
+	u32 n;
+};
 
-	if (which == FDS_MAX) {
-		(void)!read(l->timerfd, &count, sizeof count);
-		l->armed_ns = TIMER_OFF; /* it has expired: the next arm must set it */
-	} else {
+static void loop_wait_for(struct loop *l, struct loop_wait *w)
+{
+	w->n = 0;
+	for (u32 i = 0; i < FDS_MAX; i++) {
+		const struct loop_fd *f = &l->fds[i];
+
+		if (f->fd < 0 || !f->events)
+			continue;
+		w->of[w->n].slot = i;
+		w->of[w->n].generation = f->generation;
+		w->fd[w->n++] = (struct pollfd){ .fd = f->fd, .events = (short)f->events };
+	}
+	w->fd[w->n] = (struct pollfd){ .fd = l->wakefd, .events = POLLIN };
+	l->armed_ns = loop_next_ns(l);
+	/* Before posted is looked at, and loop_post does the reverse; and under the lock, so that nobody
+	 * arms or adds between the look above and this. */
+	atomic_store(&l->sleeping, true);
+}
+
+/* Without the lock. */
+static void loop_sleep(struct loop *l, struct loop_wait *w, u64 deadline_ns)
+{
+	u64 now_ns = loop_now_ns(l), left_ns = deadline_ns > now_ns ? deadline_ns - now_ns : 0, count;
+	struct timespec ts;
+	int n;
+
+	if (atomic_load(&l->posted) || atomic_load(&l->stop_status) >= 0)
+		left_ns = 0;
+	ts = (struct timespec){ (time_t)(left_ns / NS_PER_SEC), (long)(left_ns % NS_PER_SEC) };
+	n = ppoll(w->fd, w->n + 1, &ts, NULL);
+	ASSERT(n >= 0 || errno == EINTR);
+	atomic_store(&l->sleeping, false);
+	if (n > 0 && w->fd[w->n].revents)
 		(void)!read(l->wakefd, &count, sizeof count);
+	if (n <= 0)
+		w->n = 0;
+}
+
+static void loop_dispatch(struct loop *l, const struct loop_wait *w)
+{
+	for (u32 i = 0; i < w->n; i++) {
+		const struct loop_fd *f = &l->fds[w->of[i].slot];
+
+		if (w->fd[i].revents && f->fd >= 0 && f->generation == w->of[i].generation)
+			f->fn(f->arg, (u32)w->fd[i].revents);
 	}
 }
 
 int loop_run(struct loop *l)
 {
-	struct epoll_event ev[EVENTS];
+	struct loop_wait w;
 
+	pthread_mutex_lock(l->lock);
 	while (l->stop_status < 0) {
-		int n = epoll_wait(l->epfd, ev, EVENTS, -1);
-
-		ASSERT(n >= 0 || errno == EINTR);
+		loop_wait_for(l, &w);
+		pthread_mutex_unlock(l->lock);
+		loop_sleep(l, &w, l->armed_ns);
 		pthread_mutex_lock(l->lock);
-		for (int i = 0; i < n; i++) {
-			if (ev[i].data.u64 == FDS_MAX || ev[i].data.u64 == FDS_MAX + 1)
-				loop_own_event(l, ev[i].data.u64);
-			else
-				loop_dispatch_fd(l, &ev[i]);
-		}
+		loop_dispatch(l, &w);
 		loop_run_posted(l);
 		loop_fire(l);
-		pthread_mutex_unlock(l->lock);
 	}
+	pthread_mutex_unlock(l->lock);
 	return l->stop_status;
 }
 

@@ -30,11 +30,10 @@ void loop_free(struct loop *l);
 int loop_run(struct loop *l);
 void loop_stop(struct loop *l, int status); /* any thread; the first status wins */
 
-/* Call fn(arg, events) when fd is ready (events: EPOLL*).  0 or -errno. Caller holds the lock or is
- * single-threaded.  loop_fd_mod with events 0 keeps it registered but quiet. */
+/* Call fn(arg, events) when fd is ready (events: POLL*).  0 or -ENOSPC.  Caller holds the lock or is
+ * single-threaded.  With events 0 it stays registered but quiet, even if the other side hangs up. */
 typedef void (*loop_fd_fn)(void *arg, u32 events);
 int loop_fd_add(struct loop *l, int fd, u32 events, loop_fd_fn fn, void *arg);
-int loop_fd_mod(struct loop *l, int fd, u32 events);
 void loop_fd_del(struct loop *l, int fd);
 
 /* Timers: init once, arm at an absolute guest time (re-arming moves it), cancel. Under the lock, from

@@ -7,7 +7,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/epoll.h>
+#include <poll.h>
 #include <sys/mman.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
@@ -427,7 +427,7 @@ static void machine_leave(void *ctx)
 int machine_run(struct machine *m)
 {
 	struct err e;
-	int rc = loop_fd_add(m->loop, m->sigfd, EPOLLIN, machine_signal, m);
+	int rc = loop_fd_add(m->loop, m->sigfd, POLLIN, machine_signal, m);
 	u64 tsc_offset = -host_rdtsc(); /* read once: all guest TSCs agree to the cycle */
 	int status;
 

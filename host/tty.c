@@ -11,10 +11,9 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/epoll.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -23,7 +22,7 @@ enum {
 	IN_ITEMS = 1024,
 	IN_BREAK = 0x100, /* an item of the input buffer that is no byte */
 	CTRL_A = 1,
-	FLUSH_MS = 1000,
+	FLUSH_S = 1,
 };
 
 struct tty {
@@ -33,10 +32,10 @@ struct tty {
 	const char *path; /* borrowed; NULL: stdin and stdout */
 	void (*leave)(void *ctx);
 	void *leave_ctx;
+	int own[2]; /* what we opened for it, or -1 */
 	/* guard: machine.lock */
-	int in, out; /* -1: ended, or none */
+	int in, out; /* -1: ended, or none; own[] are closed at the end only */
 	bool in_polled, out_polled;
-	bool in_ready; /* a file or the like: never polled, always readable */
 	bool out_socket;
 	bool escape; /* the last byte was Ctrl-A */
 	bool starved; /* the device had more than fitted */
@@ -138,24 +137,20 @@ static void out_end(struct tty *t)
 		log_err("serial", "%s: write failed (%s); further output is lost", t->path,
 			strerror(errno));
 	out_poll(t, false);
-	if (t->out > STDERR_FILENO)
-		close(t->out);
 	t->out = -1;
 	t->out_tail = t->out_head;
 }
 
-/* Write what fits.  False if nothing more goes now. */
+/* Write what fits, up to the buffer's end.  False if nothing more goes now. */
 static bool out_write(struct tty *t)
 {
-	u32 at = t->out_tail % OUT_BYTES, n = out_waiting(t), first = MIN(n, OUT_BYTES - at);
-	struct iovec iov[2] = { { t->out_buf + at, first }, { t->out_buf, n - first } };
-	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = n > first ? 2 : 1 };
+	u32 at = t->out_tail % OUT_BYTES, n = MIN(out_waiting(t), OUT_BYTES - at);
 	ssize_t put;
 
 	if (t->out_socket)
-		put = sendmsg(t->out, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+		put = sendto(t->out, t->out_buf + at, n, MSG_DONTWAIT | MSG_NOSIGNAL, NULL, 0);
 	else
-		put = writev(t->out, iov, (int)msg.msg_iovlen);
+		put = write(t->out, t->out_buf + at, n);
 	if (put > 0) {
 		t->out_tail += (u32)put;
 		return true;
@@ -193,8 +188,8 @@ static void out_poll(struct tty *t, bool on)
 		return;
 	if (!on)
 		loop_fd_del(t->loop, t->out);
-	else if (loop_fd_add(t->loop, t->out, EPOLLOUT, out_event, t) < 0)
-		return; /* not pollable: the next byte tries again */
+	else if (loop_fd_add(t->loop, t->out, POLLOUT, out_event, t) < 0)
+		return; /* the next byte tries again */
 	t->out_polled = on;
 }
 
@@ -292,60 +287,45 @@ static void in_poll(struct tty *t, bool on);
 static void in_end(struct tty *t)
 {
 	in_poll(t, false);
-	if (t->in > STDERR_FILENO)
-		close(t->in);
 	t->in = -1;
 }
 
-/* One read.  False if there is nothing (more) to be had now. */
-static bool in_read(struct tty *t)
+static void in_read(struct tty *t)
 {
 	u8 buf[IN_ITEMS];
 	ssize_t n = read(t->in, buf, IN_ITEMS - t->in_len);
 
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
-		return false;
-	if (n <= 0) { /* end of file, or the terminal is gone: the guest goes on without us */
+		return;
+	if (n <= 0) /* end of file, or the terminal is gone: the guest goes on without us */
 		in_end(t);
-		return false;
-	}
 	for (ssize_t i = 0; i < n; i++)
 		tty_key(t, buf[i]);
-	return true;
 }
 
-/* Move input along: to the device, then from the host while there is space for it. */
+/* Move input along: to the device; and from the host, by the loop, while there is space for it. */
 static void in_pump(struct tty *t)
 {
 	tty_deliver(t);
-	while (t->in >= 0 && t->in_ready && t->in_len < IN_ITEMS && in_read(t))
-		tty_deliver(t);
-	in_poll(t, t->in >= 0 && !t->in_ready && t->in_len < IN_ITEMS);
+	in_poll(t, t->in >= 0 && t->in_len < IN_ITEMS);
 }
 
 static void in_event(void *arg, u32 events)
 {
-	struct tty *t = arg;
-
-	if (t->in_len < IN_ITEMS)
-		in_read(t);
-	in_pump(t);
+	in_read(arg);
+	in_pump(arg);
 }
 
-/* Registered only while there is space: a quiet descriptor would still report a hang-up for ever.
- */
+/* Registered only while there is space. */
 static void in_poll(struct tty *t, bool on)
 {
 	if (on == t->in_polled)
 		return;
-	t->in_polled = on;
-	if (!on) {
+	if (!on)
 		loop_fd_del(t->loop, t->in);
-	} else if (loop_fd_add(t->loop, t->in, EPOLLIN, in_event, t) < 0) {
-		t->in_polled = false;
-		t->in_ready = true; /* EPERM: a file, /dev/null */
-		in_pump(t);
-	}
+	else if (loop_fd_add(t->loop, t->in, POLLIN, in_event, t) < 0)
+		return;
+	t->in_polled = on;
 }
 
 static void tty_readable(void *ctx)
@@ -383,15 +363,18 @@ static void tty_open_stdio(struct tty *t)
 
 	t->in = tty_reopen(STDIN_FILENO, O_RDONLY);
 	t->out = tty_reopen(STDOUT_FILENO, O_WRONLY);
+	t->own[0] = t->in == STDIN_FILENO ? -1 : t->in;
+	t->own[1] = t->out == STDOUT_FILENO ? -1 : t->out;
 	t->out_socket = t->out >= 0 && fstat(t->out, &st) == 0 && S_ISSOCK(st.st_mode);
 }
 
 static int tty_open_file(struct tty *t, struct err *e)
 {
-	t->in = -1;
+	t->in = t->own[0] = -1;
 	/* O_NONBLOCK: a FIFO without a reader is an error at once, not a wait. */
 	t->out = open(t->path, O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK | O_NOCTTY | O_CLOEXEC,
 		      0666);
+	t->own[1] = t->out;
 	if (t->out >= 0)
 		return 0;
 	return err_set(
@@ -442,10 +425,11 @@ void serial_end_start(struct chardev *cd, void (*leave)(void *ctx), void *ctx)
 
 static void out_drain(struct tty *t)
 {
+	const struct timespec patience = { .tv_sec = FLUSH_S };
 	struct pollfd p = { .fd = t->out, .events = POLLOUT };
 
 	while (t->out >= 0 && out_waiting(t))
-		if (!out_write(t) && (t->out < 0 || poll(&p, 1, FLUSH_MS) <= 0))
+		if (!out_write(t) && (t->out < 0 || ppoll(&p, 1, &patience, NULL) <= 0))
 			return;
 }
 
@@ -456,13 +440,11 @@ void serial_end_close(struct chardev *cd)
 	struct tty *t = container_of(cd, struct tty, cd);
 
 	out_drain(t);
-	if (t->in >= 0)
-		in_end(t);
-	if (t->out >= 0) {
-		out_poll(t, false);
-		if (t->out > STDERR_FILENO)
-			close(t->out);
-	}
+	in_poll(t, false);
+	out_poll(t, false);
+	for (int i = 0; i < 2; i++)
+		if (t->own[i] >= 0)
+			close(t->own[i]);
 	if (!t->path)
 		tty_restore();
 	undo.have_mode = 0;

@@ -6,7 +6,7 @@
  *
  * A driver that breaks a rule gets what the text allows: a step out of order is not taken, a queue
  * that cannot be used is not made ready, and a broken ring stops the device until reset. */
-#include <sys/epoll.h>
+#include <poll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -258,7 +258,7 @@ int vdev_queue_eventfd(struct device *dev, u32 queue)
 	fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (fd < 0)
 		return -errno;
-	rc = loop_fd_add(dev->loop, fd, EPOLLIN, queue_kicked, &v->vq[queue]);
+	rc = loop_fd_add(dev->loop, fd, POLLIN, queue_kicked, &v->vq[queue]);
 	if (rc < 0) {
 		close(fd);
 		return rc;

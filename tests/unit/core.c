@@ -1,6 +1,6 @@
 /* core.c - base, memory, bus, state visitor and event loop. */
 #include <pthread.h>
-#include <sys/epoll.h>
+#include <poll.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -321,10 +321,55 @@ TEST(loop_runs_descriptors_then_posted_work_then_timers)
 	work_a = (struct loop_work){ .fn = on_a };
 	work_b = (struct loop_work){ .fn = on_b };
 	timer_init(&core_timer, core_loop, on_timer, NULL);
-	EQ(loop_fd_add(core_loop, pipe_fd[0], EPOLLIN, on_pipe, NULL), 0);
+	EQ(loop_fd_add(core_loop, pipe_fd[0], POLLIN, on_pipe, NULL), 0);
 	EQ(write(pipe_fd[1], "x", 1), 1);
 	EQ(loop_run(core_loop), 7);
 	EQ(strcmp(order, "pabt"), 0);
+	loop_free(core_loop);
+}
+
+static void *arm_sooner(void *arg)
+{
+	usleep(20000); /* let the loop sleep */
+	pthread_mutex_lock(&core_lock);
+	timer_arm(&core_timer, loop_now_ns(core_loop) + 1000000);
+	pthread_mutex_unlock(&core_lock);
+	return NULL;
+}
+
+TEST(loop_sleeps_less_when_another_thread_arms_a_timer)
+{
+	struct loop_timer late;
+	struct err e;
+	pthread_t t;
+
+	core_loop = loop_new(&core_lock, false, &e);
+	timer_init(&late, core_loop, note_time, NULL);
+	timer_init(&core_timer, core_loop, on_timer, NULL);
+	timer_arm(&late, loop_now_ns(core_loop) + 60 * NS_PER_SEC);
+	EQ(pthread_create(&t, NULL, arm_sooner, NULL), 0);
+	EQ(loop_run(core_loop), 7);
+	EQ(fired_n, 0);
+	pthread_join(t, NULL);
+	loop_free(core_loop);
+}
+
+static void on_hang_up(void *arg, u32 events)
+{
+	loop_stop(core_loop, 3);
+}
+
+TEST(loop_is_not_disturbed_by_a_quiet_descriptor)
+{
+	struct err e;
+
+	core_loop = loop_new(&core_lock, false, &e);
+	EQ(pipe(pipe_fd), 0);
+	EQ(loop_fd_add(core_loop, pipe_fd[0], 0, on_hang_up, NULL), 0);
+	close(pipe_fd[1]);
+	timer_init(&core_timer, core_loop, on_timer, NULL);
+	timer_arm(&core_timer, loop_now_ns(core_loop) + 20000000);
+	EQ(loop_run(core_loop), 7);
 	loop_free(core_loop);
 }
 
