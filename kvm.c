@@ -134,17 +134,14 @@ static int vm_memory(struct kvm_vm *vm, struct err *e)
 	return 0;
 }
 
-/* The kick only has to interrupt KVM_RUN, or to stop the next one when a timer sent it. */
-static void on_kick(int sig, siginfo_t *si, void *ctx)
+/* The kick only has to interrupt KVM_RUN. */
+static void on_kick(int sig)
 {
-	if (si->si_code == SI_TIMER)
-		((volatile struct kvm_run *)si->si_value.sival_ptr)->immediate_exit = 1;
 }
 
 static void install_kick(void)
 {
-	struct sigaction sa = { .sa_sigaction = on_kick,
-				.sa_flags = SA_SIGINFO }; /* no SA_RESTART */
+	struct sigaction sa = { .sa_handler = on_kick }; /* no SA_RESTART */
 
 	sigaction(KVM_KICK_SIGNAL, &sa, NULL);
 }
@@ -173,6 +170,7 @@ static int kvm_init(struct engine_env *env, struct err *e)
 		return err_set(e, -ENOMEM, "/dev/kvm: no host memory");
 	vm->dev_fd = vm->vm_fd = -1;
 	vm->env = env;
+	vm->pid = getpid();
 	vm->irqchip = env->irqchip_kind;
 	pthread_mutex_init(&vm->route_lock, NULL);
 	rc = vm_open(vm, e);
@@ -240,7 +238,6 @@ static void kvm_vcpu_free(struct vcpu *v)
 	if (!v)
 		return;
 	c = kvm_of(v);
-	kvm_timer_free(c);
 	tcg_foreign_free(c->step);
 	free(c->xsave);
 	if (c->run)
@@ -265,7 +262,6 @@ static int vcpu_create(struct kvm_cpu *c, struct err *e)
 		return err_set(e, -errno, "/dev/kvm: cannot map vCPU %u (%s)", index,
 			       strerror(errno));
 	c->run = run;
-	c->timer_at_ns = UINT64_MAX;
 	c->xsave = aligned_alloc(64, ALIGN_UP(c->vm->xsave_bytes, 64));
 	if (!c->xsave)
 		return err_set(e, -ENOMEM, "vcpu%u: no host memory", index);
@@ -308,7 +304,7 @@ static void kvm_kick(struct vcpu *v)
 
 	__atomic_store_n(&c->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
 	if (tid && tid != gettid())
-		syscall(SYS_tgkill, getpid(), tid, KVM_KICK_SIGNAL);
+		syscall(SYS_tgkill, c->vm->pid, tid, KVM_KICK_SIGNAL);
 }
 
 /* --- exits ------------------------------------------------------------------------------------ */
@@ -421,27 +417,19 @@ static int exit_hlt(struct kvm_cpu *c)
 	return RUN_ON;
 }
 
-static int step_failed(struct kvm_cpu *c, const struct err *e)
-{
-	return crash(c, "neither KVM nor the software CPU can execute an instruction: %s", e->text);
-}
-
 /* KVM_INTERNAL_ERROR_EMULATION: do it here, and tell once. */
 static int step(struct kvm_cpu *c)
 {
-	struct err e;
-	int rc;
+	bool triple;
 
 	kvm_pull_cpu(c);
 	c->v.s.event_valid = 0; /* the #UD that the kernel had in mind instead */
 	if (!c->stat_fixups++)
 		log_dbg("kvm", "vcpu%u: the software CPU executes an instruction at %#" PRIx64,
 			c->v.index, c->v.s.rip);
-	rc = tcg_step_foreign(&c->step, &c->v, &e);
-	if (rc < 0)
-		return step_failed(c, &e);
+	triple = tcg_step_foreign(c->step, &c->v);
 	kvm_push_cpu(c);
-	return rc ? VEXIT_RESET : RUN_ON;
+	return triple ? VEXIT_RESET : RUN_ON;
 }
 
 static int exit_internal_error(struct kvm_cpu *c)
@@ -649,12 +637,25 @@ static void sync_apic(struct kvm_cpu *c)
 		lapic_wrmsr(c->v.apic, 0x1b, c->run->apic_base);
 }
 
+static bool kvm_enter(struct vcpu *v)
+{
+	struct kvm_cpu *c = kvm_of(v);
+	struct err e;
+
+	atomic_store(&c->tid, gettid());
+	kvm_cpuid_set(c);
+	if (!c->step && !(c->step = tcg_foreign_new(v, &e))) {
+		crash(c, "%s", e.text);
+		c->broken = true;
+	}
+	return !c->broken;
+}
+
 static enum vexit kvm_run(struct vcpu *v)
 {
 	struct kvm_cpu *c = kvm_of(v);
 	int why, rc;
 
-	atomic_store(&c->tid, gettid());
 	for (;;) {
 		__atomic_store_n(&c->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 		take_requests(c);
@@ -712,6 +713,7 @@ const struct engine kvm_engine = {
 	.free = kvm_free,
 	.vcpu_new = kvm_vcpu_new,
 	.vcpu_free = kvm_vcpu_free,
+	.enter = kvm_enter,
 	.run = kvm_run,
 	.pull = kvm_pull,
 	.push = kvm_push,

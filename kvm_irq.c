@@ -4,26 +4,16 @@
  *   The kernel tells of an EOI only for vectors in its routing table, so each level-triggered
  *   message is entered there first.
  * - kernel: both controllers in the kernel too; lines are KVM_IRQ_LINE.
- * - user: everything ours; the vCPU's thread polls its local APIC, whose timer is a signal.
+ * - user: everything ours; the vCPU's thread polls its local APIC, whose timer kicks it.
  *
  * Thread: ops as irq.h says; injection and timer on the vCPU's thread.
  * Source: Linux Documentation/virt/kvm/api.rst. */
 #include "kvm_priv.h"
 
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "devices/lapic.h"
 
 enum { PIC_PINS = 8, ISA_IRQS = 16, TIMER_GSI = 0, TIMER_PIN = 2, MSI_DATA_LEVEL = 1 << 15 };
-#ifndef sigev_notify_thread_id
-#define sigev_notify_thread_id _sigev_un._tid /* glibc, for the sanitizers' build */
-#endif
-#define TIMER_MAX_NS (3600 * NS_PER_SEC)
 
 /* --- routes ----------------------------------------------------------------------------------- */
 /* Hand the whole table to the kernel; route_lock held or single-threaded. */
@@ -301,49 +291,25 @@ void kvm_irq_eoi(struct kvm_cpu *c, u8 vector)
 }
 
 /* --- the user irqchip's timer ----------------------------------------------------------------- */
-/* Made on the vCPU's own thread, which the signal must reach; setting immediate_exit in its handler
- * closes the gap between arming and KVM_RUN. */
-static bool timer_create_here(struct kvm_cpu *c)
+static void timer_due(void *arg)
 {
-	struct sigevent ev = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = KVM_KICK_SIGNAL,
-			       .sigev_value.sival_ptr = c->run };
-	timer_t *t = malloc(sizeof *t);
+	struct kvm_cpu *c = arg;
 
-	ev.sigev_notify_thread_id = gettid();
-	if (!t || timer_create(CLOCK_MONOTONIC, &ev, t) < 0) {
-		free(t);
-		snprintf(c->v.crash, sizeof c->v.crash, "cannot create a timer (%s)",
-			 strerror(errno));
-		c->broken = true;
-		return false;
-	}
-	c->timer = t;
-	return true;
+	c->v.eng->kick(&c->v);
 }
 
 void kvm_timer_arm(struct kvm_cpu *c)
 {
-	u64 now_ns = loop_now_ns(c->v.env->loop), due_ns, left_ns;
-	struct itimerspec it = { 0 };
+	u64 now_ns = loop_now_ns(c->v.env->loop), due_ns;
 
 	lapic_timer_poll(c->v.apic, now_ns, host_rdtsc() + c->v.s.tsc_offset);
 	due_ns = lapic_deadline_ns(c->v.apic);
-	if (due_ns == c->timer_at_ns || (!c->timer && !timer_create_here(c)))
+	if (due_ns == c->timer_at_ns)
 		return;
+	pthread_mutex_lock(c->v.env->lock);
+	if (!c->timer.loop)
+		timer_init(&c->timer, c->v.env->loop, timer_due, c);
+	timer_arm(&c->timer, due_ns);
+	pthread_mutex_unlock(c->v.env->lock);
 	c->timer_at_ns = due_ns;
-	if (due_ns != UINT64_MAX) {
-		left_ns = MIN(due_ns > now_ns ? due_ns - now_ns : 1, TIMER_MAX_NS);
-		c->timer_at_ns = now_ns + left_ns;
-		it.it_value.tv_sec = (time_t)(left_ns / NS_PER_SEC);
-		it.it_value.tv_nsec = (long)(left_ns % NS_PER_SEC);
-	}
-	timer_settime(*(timer_t *)c->timer, 0, &it, NULL);
-}
-
-void kvm_timer_free(struct kvm_cpu *c)
-{
-	if (!c->timer)
-		return;
-	timer_delete(*(timer_t *)c->timer);
-	free(c->timer);
 }

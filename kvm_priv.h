@@ -20,6 +20,7 @@ enum { KVM_ROUTES_MAX = 280 }; /* of GSIs: the IOAPIC's pins, or PIC and IOAPIC;
 struct kvm_vm {
 	/* const after init */
 	int dev_fd, vm_fd;
+	int pid;              /* ours, which is no system call at run time */
 	size_t run_bytes;
 	u32 irqchip;          /* enum irqchip_kind */
 	u32 xsave_bytes;      /* what KVM_GET_XSAVE2 wants, or 4096 */
@@ -50,7 +51,7 @@ struct kvm_cpu {
 	struct tcg_foreign *step;
 	struct kvm_lapic_state lapic; /* as last pulled */
 	u64 lapic_base;
-	void *timer;          /* user irqchip: wakes KVM_RUN when the local APIC's timer is due */
+	struct loop_timer timer; /* user irqchip: kicks when the local APIC's timer is due */
 	u64 timer_at_ns;
 	u8 *xsave;            /* KVM's area, xsave_bytes long */
 	u32 dead_looks;       /* how often in a row it was seen halted with interrupts off */
@@ -91,7 +92,6 @@ int kvm_irq_init(struct kvm_vm *vm, struct err *e);
 void kvm_irq_inject(struct kvm_cpu *c);
 bool kvm_irq_due(struct kvm_cpu *c); /* user irqchip: would kvm_irq_inject find something? */
 void kvm_irq_eoi(struct kvm_cpu *c, u8 vector);
-/* User irqchip: the local APIC's timer as a signal. */
+/* User irqchip: have the vCPU kicked when its local APIC's timer is due. */
 void kvm_timer_arm(struct kvm_cpu *c);
-void kvm_timer_free(struct kvm_cpu *c);
 enum { KVM_KICK_SIGNAL = 10 /* SIGUSR1 */ };

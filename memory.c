@@ -146,3 +146,17 @@ bool mem_write(struct memory *m, gpa_t gpa, const void *src, u64 len)
 	}
 	return true;
 }
+
+void *host_pages_new(u64 bytes)
+{
+	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+void host_pages_free(void *p, u64 bytes)
+{
+	if (p)
+		munmap(p, bytes);
+}

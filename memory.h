@@ -68,3 +68,7 @@ static inline void mem_fence(const struct memory *m)
  * hole) if any byte is not RAM; mem_write also calls mem_dirty. */
 bool mem_read(const struct memory *m, gpa_t gpa, void *dst, u64 len);
 bool mem_write(struct memory *m, gpa_t gpa, const void *src, u64 len);
+
+/* Zeroed pages of mvm's own, which the host gives as they are touched; NULL: none.  Free takes NULL. */
+void *host_pages_new(u64 bytes);
+void host_pages_free(void *p, u64 bytes);

@@ -287,6 +287,8 @@ static void *vcpu_main(void *arg)
 {
 	struct vcpu *v = arg;
 
+	if (v->eng->enter && !v->eng->enter(v))
+		vcpu_report(v, VEXIT_CRASH);
 	v->eng->push(v);
 	while (vcpu_may_run(v)) {
 		enum vexit why = v->eng->run(v);

@@ -150,6 +150,9 @@ struct engine {
 	/* A vCPU in power-on state; the engine allocates (its own struct starts with struct vcpu). */
 	struct vcpu *(*vcpu_new)(struct engine_env *env, u32 index, struct err *e);
 	void (*vcpu_free)(struct vcpu *v);
+	/* On the vCPU's thread, before anything else there: whatever takes system calls that are only
+	 * for set-up.  False: v->crash says why.  May be NULL. */
+	bool (*enter)(struct vcpu *v);
 	/* Run guest code until something concerns the vCPU loop. Own thread, lock not held. */
 	enum vexit (*run)(struct vcpu *v);
 	/* Bring v->s up to date from / into the engine.  Own thread or parked. */

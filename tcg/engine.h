@@ -8,8 +8,10 @@
 
 #include "../vcpu.h"
 
-struct tcg_foreign; /* the stepper's own state; one per vCPU, made at the first call */
+struct tcg_foreign; /* the stepper's own state; hardly any memory before its first use */
 
-/* 0: done (a HLT shows as mp_state); 1: triple fault; or -errno with *e.  *f starts as NULL. */
-int tcg_step_foreign(struct tcg_foreign **f, struct vcpu *v, struct err *e);
+/* On v's thread, with v->apic set.  NULL with *e. */
+struct tcg_foreign *tcg_foreign_new(struct vcpu *v, struct err *e);
+/* Makes no system call.  True: a triple fault; a HLT shows as mp_state. */
+bool tcg_step_foreign(struct tcg_foreign *f, struct vcpu *v);
 void tcg_foreign_free(struct tcg_foreign *f); /* NULL is fine */

@@ -249,9 +249,8 @@ int interp_init(struct tcg_cpu *c, struct err *e)
 	if (!it)
 		return err_set(e, -ENOMEM, "cpu%u: no memory for the interpreter", c->v.index);
 	it->arena_bytes = asked ? asked : ARENA_BYTES;
-	p = mmap(NULL, it->arena_bytes, PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (p == MAP_FAILED) {
+	p = host_pages_new(it->arena_bytes);
+	if (!p) {
 		free(it);
 		return err_set(e, -ENOMEM,
 			       "cpu%u: no memory for decoded code; try a smaller --tcg-cache",
@@ -272,7 +271,7 @@ void interp_free(struct tcg_cpu *c)
 {
 	if (!c->interp)
 		return;
-	munmap(c->interp->arena, c->interp->arena_bytes);
+	host_pages_free(c->interp->arena, c->interp->arena_bytes);
 	pthread_mutex_destroy(&c->interp->inbox_lock);
 	free(c->interp);
 	c->interp = NULL;

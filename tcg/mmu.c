@@ -44,7 +44,8 @@ struct bank {
 };
 
 struct mmu {
-	struct bank *bank[BANKS]; /* NULL: never used */
+	struct bank *bank[BANKS]; /* NULL: never used; of pool */
+	struct bank *pool; /* BANKS and one more: memory that the host gives when it is touched */
 	unsigned now; /* the bank of the current PCID */
 	u64 stamp;
 	struct bank *empty; /* never filled: every access takes the slow path (alignment checks) */
@@ -176,18 +177,15 @@ static int bank_of(const struct mmu *m, unsigned pcid)
 	return NO_BANK;
 }
 
-static struct bank *bank_alloc(void)
+/* The n-th of the pool, for its first use. */
+static struct bank *bank_new(struct mmu *m, unsigned n)
 {
-	struct bank *b = calloc(1, sizeof *b);
-
-	if (b) {
-		view_init(&b->view[0]);
-		view_init(&b->view[1]);
-	}
-	return b;
+	view_init(&m->pool[n].view[0]);
+	view_init(&m->pool[n].view[1]);
+	return &m->pool[n];
 }
 
-/* Find or make room for a PCID.  Out of host memory is no failure once bank 0 exists. */
+/* Find or make room for a PCID. */
 static unsigned bank_take(struct mmu *m, unsigned pcid)
 {
 	int i = bank_of(m, pcid);
@@ -196,11 +194,12 @@ static unsigned bank_take(struct mmu *m, unsigned pcid)
 	if (i != NO_BANK)
 		return (unsigned)i;
 	for (unsigned k = 0; k < BANKS; k++) {
-		if (!m->bank[k] && (m->bank[k] = bank_alloc())) {
+		if (!m->bank[k]) {
+			m->bank[k] = bank_new(m, k);
 			victim = k;
 			break;
 		}
-		if (m->bank[k] && m->bank[k]->stamp < m->bank[victim]->stamp)
+		if (m->bank[k]->stamp < m->bank[victim]->stamp)
 			victim = k;
 	}
 	bank_flush(m->bank[victim], false);
@@ -231,9 +230,8 @@ int mmu_init(struct tcg_cpu *c, struct err *e)
 	if (!m)
 		return err_set(e, -ENOMEM, "software CPU: no memory for its TLB");
 	c->mmu = m;
-	m->bank[0] = bank_alloc();
-	m->empty = bank_alloc();
-	if (!m->bank[0] || !m->empty) {
+	m->pool = host_pages_new((BANKS + 1) * sizeof *m->pool);
+	if (!m->pool) {
 		mmu_free(c);
 		return err_set(e, -ENOMEM, "software CPU: no memory for its TLB");
 	}
@@ -248,8 +246,18 @@ int mmu_init(struct tcg_cpu *c, struct err *e)
 	cpuid_query(&c->v, 0x80000008, 0, &sizes);
 	m->phys_mask = BIT(sizes.eax & 0xff) - 1;
 	m->global_lo = ~0ull;
-	c->tlb = c->tlb_sup = &m->bank[0]->view[0].t;
 	return 0;
+}
+
+void mmu_start(struct tcg_cpu *c)
+{
+	struct mmu *m = c->mmu;
+
+	if (m->bank[0])
+		return;
+	m->bank[0] = bank_new(m, 0);
+	m->empty = bank_new(m, BANKS);
+	c->tlb = c->tlb_sup = &m->bank[0]->view[0].t;
 }
 
 void mmu_free(struct tcg_cpu *c)
@@ -258,9 +266,7 @@ void mmu_free(struct tcg_cpu *c)
 
 	if (!m)
 		return;
-	for (unsigned i = 0; i < BANKS; i++)
-		free(m->bank[i]);
-	free(m->empty);
+	host_pages_free(m->pool, (BANKS + 1) * sizeof *m->pool);
 	if (m->own_code) {
 		code_map_free(c->code);
 		c->code = NULL;

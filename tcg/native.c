@@ -643,12 +643,11 @@ static stub_fn stub_move(struct native *n, bool mmx, bool store, u8 reg)
 int native_init(struct tcg_cpu *c, struct err *e)
 {
 	const u8 ret = 0xc3;
-	struct native *n = aligned_alloc(64, ALIGN_UP(sizeof *n, 64));
+	struct native *n = host_pages_new(sizeof *n);
 	int rc;
 
 	if (!n)
 		return err_set(e, -ENOMEM, "CPU %u: no memory for its FP stubs", c->v.index);
-	memset(n, 0, sizeof *n);
 	c->native = n;
 	rc = signal_guard_init(&n->guard, e);
 	if (rc == 0)
@@ -676,6 +675,6 @@ void native_free(struct tcg_cpu *c)
 		return;
 	signal_guard_free(&c->native->guard);
 	cache_free(&c->native->cache);
-	free(c->native);
+	host_pages_free(c->native, sizeof *c->native);
 	c->native = NULL;
 }

@@ -9,7 +9,6 @@
 
 #include <linux/membarrier.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -24,17 +23,15 @@ static void cpu_free(struct tcg_cpu *c)
 	native_free(c);
 	interp_free(c);
 	mmu_free(c);
-	munmap(c, sizeof *c);
+	host_pages_free(c, sizeof *c);
 }
 
 static struct tcg_cpu *cpu_new(struct engine_env *env, u32 index, struct code_map *code,
 			       struct err *e)
 {
-	/* Zero, and most of it never touched by a small guest. */
-	struct tcg_cpu *c = mmap(NULL, sizeof *c, PROT_READ | PROT_WRITE,
-				 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct tcg_cpu *c = host_pages_new(sizeof *c);
 
-	if (c == MAP_FAILED) {
+	if (!c) {
 		err_set(e, -ENOMEM, "cpu%u: no memory", index);
 		return NULL;
 	}
@@ -74,7 +71,10 @@ static struct vcpu *tcg_vcpu_new(struct engine_env *env, u32 index, struct err *
 {
 	struct tcg_cpu *c = cpu_new(env, index, env->engine_priv, e);
 
-	return c ? &c->v : NULL;
+	if (!c)
+		return NULL;
+	mmu_start(c);
+	return &c->v;
 }
 
 static void tcg_vcpu_free(struct vcpu *v)
@@ -95,6 +95,12 @@ static void tcg_push(struct vcpu *v)
 
 	cpu_push(c);
 	interp_flush(c);
+}
+
+static bool tcg_enter(struct vcpu *v)
+{
+	native_thread_init(tcg_of(v));
+	return true;
 }
 
 static void tcg_kick(struct vcpu *v)
@@ -353,7 +359,6 @@ static enum vexit tcg_run(struct vcpu *v)
 	int why;
 
 	is_vcpu_thread = true;
-	native_thread_init(c);
 	c->interp->look_tsc = 0;
 	for (;;) {
 		take_requests(c);
@@ -385,6 +390,7 @@ const struct engine tcg_engine = {
 	.free = tcg_free,
 	.vcpu_new = tcg_vcpu_new,
 	.vcpu_free = tcg_vcpu_free,
+	.enter = tcg_enter,
 	.run = tcg_run,
 	.pull = tcg_pull,
 	.push = tcg_push,
@@ -397,7 +403,7 @@ struct tcg_foreign {
 	struct tcg_cpu *c;
 };
 
-static struct tcg_foreign *foreign_new(struct vcpu *v, struct err *e)
+struct tcg_foreign *tcg_foreign_new(struct vcpu *v, struct err *e)
 {
 	struct tcg_foreign *f = calloc(1, sizeof *f);
 
@@ -412,18 +418,16 @@ static struct tcg_foreign *foreign_new(struct vcpu *v, struct err *e)
 	}
 	f->c->v.apic_id = v->apic_id;
 	f->c->v.apic = v->apic;
+	native_thread_init(f->c);
 	return f;
 }
 
-int tcg_step_foreign(struct tcg_foreign **f, struct vcpu *v, struct err *e)
+bool tcg_step_foreign(struct tcg_foreign *f, struct vcpu *v)
 {
-	struct tcg_cpu *c;
+	struct tcg_cpu *c = f->c;
 	bool triple = false;
 
-	if (!*f && !(*f = foreign_new(v, e)))
-		return e->code;
-	c = (*f)->c;
-	native_thread_init(c);
+	mmu_start(c);
 	c->v.s = v->s;
 	cpu_push(c);
 	step_one(c);

@@ -14,7 +14,6 @@
 #include "trans.h"
 
 #include <stdlib.h>
-#include <sys/mman.h>
 
 enum { CACHE_BYTES = 16 << 20, MISSES_MAX = 64, MISS_CYCLES = 20000 };
 
@@ -447,14 +446,6 @@ bool trans_trap(struct tcg_cpu *c, const struct insn *unused)
 }
 
 /* --- set-up ----------------------------------------------------------------------------------- */
-static void *trans_pool(size_t bytes)
-{
-	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	return p == MAP_FAILED ? NULL : p;
-}
-
 int trans_init(struct tcg_cpu *c, struct err *e)
 {
 	const u64 asked = c->v.env->tcg_cache_bytes;
@@ -464,8 +455,8 @@ int trans_init(struct tcg_cpu *c, struct err *e)
 	if (!t)
 		return err_set(e, -ENOMEM, "cpu%u: no memory for the translator", c->v.index);
 	c->trans = t;
-	t->pool = trans_pool(TRANS_BLOCKS * sizeof *t->pool);
-	t->site = trans_pool(TRANS_SITES * sizeof *t->site);
+	t->pool = host_pages_new(TRANS_BLOCKS * sizeof *t->pool);
+	t->site = host_pages_new(TRANS_SITES * sizeof *t->site);
 	rc = t->pool && t->site
 		     ? cache_init(&t->cache, (u32)(asked ? asked : CACHE_BYTES), e)
 		     : err_set(e, -ENOMEM, "cpu%u: no memory for the translator", c->v.index);
@@ -494,10 +485,8 @@ void trans_free(struct tcg_cpu *c)
 	if (!t)
 		return;
 	cache_free(&t->cache);
-	if (t->pool)
-		munmap(t->pool, TRANS_BLOCKS * sizeof *t->pool);
-	if (t->site)
-		munmap(t->site, TRANS_SITES * sizeof *t->site);
+	host_pages_free(t->pool, TRANS_BLOCKS * sizeof *t->pool);
+	host_pages_free(t->site, TRANS_SITES * sizeof *t->site);
 	free(t->stat.handler);
 	free(t);
 	c->trans = NULL;

@@ -134,6 +134,7 @@ void guest_side_init(void)
 	if (mmu_init(cpu, &e) < 0 || interp_init(cpu, &e) < 0 || native_init(cpu, &e) < 0 ||
 	    trans_init(cpu, &e) < 0)
 		die("cpu", &e);
+	mmu_start(cpu);
 	native_thread_init(cpu);
 	s->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
 	s->cr4 = CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_FSGSBASE;

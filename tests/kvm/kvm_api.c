@@ -221,7 +221,7 @@ TEST(kvm_pause_asked_before_running_is_seen)
 {
 	struct kvmkit *k = kvmkit_new(1, IRQCHIP_SPLIT, guest_spin, guest_spin_end);
 
-	k->eng->push(k->vcpus[0]);
+	kvmkit_push(k);
 	vcpu_request(k->vcpus[0], VREQ_PAUSE);
 	EQ(k->eng->run(k->vcpus[0]), VEXIT_KICK);
 	EQ(k->notes, 0);
@@ -268,7 +268,7 @@ static enum vexit run_and_sleep(struct kvmkit *k)
 	u64 limit = clock_ms() + 20000;
 
 	atomic_fetch_and(&k->vcpus[0]->req, ~(u32)VREQ_PAUSE);
-	k->eng->push(k->vcpus[0]);
+	kvmkit_push(k);
 	while ((why = k->eng->run(k->vcpus[0])) == VEXIT_HALT && clock_ms() < limit)
 		usleep(1000);
 	k->eng->pull(k->vcpus[0]);
@@ -463,7 +463,7 @@ TEST(kvm_halt_for_good_is_noticed)
 
 		k->vcpus[0]->exit_work = (struct loop_work){ stop_loop, k, NULL, 0 };
 		OK(vcpu_start(k->vcpus[0], &k->e) == 0);
-		EQ(loop_run(k->loop), 7);
+		EQ(kvmkit_loop_end(k), 7);
 		EQ(k->vcpus[0]->exit_why, VEXIT_HALT);
 		EQ(k->vcpus[0]->dead_halt, 1);
 		EQ(k->vcpus[0]->s.rip, KIT_CODE + 1);
@@ -686,7 +686,7 @@ TEST(kvm_pull_gives_back_what_push_took)
 	for (int i = 0; i < 16; i++)
 		st64(s->xsave + 160 + 16 * i, test_random());
 	want = *s;
-	k->eng->push(k->vcpus[0]);
+	kvmkit_push(k);
 	memset(s->gpr, 0, sizeof s->gpr);
 	k->eng->pull(k->vcpus[0]);
 	OK(!memcmp(s->gpr, want.gpr, sizeof s->gpr));
@@ -811,7 +811,7 @@ TEST(kvm_reset_request_starts_again_at_the_reset_vector)
 {
 	struct kvmkit *k = kvmkit_new(1, IRQCHIP_SPLIT, guest_spin, guest_spin_end);
 
-	k->eng->push(k->vcpus[0]);
+	kvmkit_push(k);
 	atomic_fetch_or(&k->vcpus[0]->req, VREQ_RESET | VREQ_PAUSE);
 	EQ(k->eng->run(k->vcpus[0]), VEXIT_KICK);
 	k->eng->pull(k->vcpus[0]);

@@ -95,6 +95,11 @@ static void kit_long_mode(struct kvmkit *k, const u8 *guest, const u8 *end)
 	free(l);
 }
 
+static void *kit_loop(void *arg)
+{
+	return (void *)(intptr_t)loop_run(arg);
+}
+
 struct kvmkit *kvmkit_build(const struct kvmkit_setup *s)
 {
 	const struct engine *eng = s->eng;
@@ -134,6 +139,8 @@ struct kvmkit *kvmkit_build(const struct kvmkit_setup *s)
 		k->env.nr_vcpus = k->chip.nr_vcpus = i + 1;
 	}
 	kit_long_mode(k, s->guest, s->guest_end);
+	k->looping = pthread_create(&k->loop_thread, NULL, kit_loop, k->loop) == 0;
+	OK(k->looping);
 	return k;
 }
 
@@ -153,8 +160,21 @@ struct kvmkit *kvmkit_new(u32 n, u32 irqchip, const u8 *guest, const u8 *guest_e
 	return kvmkit_build(&s);
 }
 
+int kvmkit_loop_end(struct kvmkit *k)
+{
+	void *status;
+
+	pthread_join(k->loop_thread, &status);
+	k->looping = false;
+	return (int)(intptr_t)status;
+}
+
 void kvmkit_free(struct kvmkit *k)
 {
+	if (k->looping) {
+		loop_stop(k->loop, 0);
+		kvmkit_loop_end(k);
+	}
 	for (u32 i = 0; i < k->env.nr_vcpus; i++) {
 		vcpu_stop(k->vcpus[i]);
 		lapic_free(k->vcpus[i]->apic);
@@ -166,13 +186,19 @@ void kvmkit_free(struct kvmkit *k)
 	free(k);
 }
 
+void kvmkit_push(struct kvmkit *k)
+{
+	OK(k->eng->enter(k->vcpus[0]));
+	k->eng->push(k->vcpus[0]);
+}
+
 enum vexit kvmkit_run(struct kvmkit *k)
 {
 	struct vcpu *v = k->vcpus[0];
 	enum vexit why;
 
 	atomic_fetch_and(&v->req, ~(u32)VREQ_PAUSE);
-	k->eng->push(v);
+	kvmkit_push(k);
 	why = k->eng->run(v);
 	k->eng->pull(v);
 	if (why == VEXIT_CRASH)

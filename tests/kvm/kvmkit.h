@@ -31,6 +31,8 @@ struct kvmkit {
 	struct memory mem;
 	struct bus pio, mmio;
 	struct loop *loop;
+	pthread_t loop_thread;
+	bool looping;
 	struct irqchip chip;
 	struct engine_env env;
 	struct vcpu *vcpus[KIT_CPUS];
@@ -62,6 +64,10 @@ struct kvmkit_setup {
 };
 struct kvmkit *kvmkit_build(const struct kvmkit_setup *s);
 void kvmkit_need_kvm(void);
+/* The calling thread becomes vCPU 0's. */
+void kvmkit_push(struct kvmkit *k);
+/* Wait until the loop, which has its own thread, is stopped; with what status. */
+int kvmkit_loop_end(struct kvmkit *k);
 void kvmkit_free(struct kvmkit *k);
 
 /* Run vCPU 0 here until it halts, resets, crashes or writes KIT_DONE (VEXIT_KICK). */

@@ -708,21 +708,22 @@ TEST(interp_steps_one_instruction_for_another_engine)
 {
 	struct cpu_kit *k = cpu_kit_new();
 	struct vcpu other = { .env = &k->env };
-	struct tcg_foreign *f = NULL;
 	struct err e;
+	struct tcg_foreign *f = tcg_foreign_new(&other, &e);
 
 	CODE(k, 0x48, 0x01, 0xd8, /* add rax, rbx */
 	     0x0f, 0x0b); /* ud2 */
+	OK(f);
 	tcg_engine.pull(k->vcpus[0]);
 	other.s = *k->s;
 	other.s.gpr[RAX] = ~0ull;
 	other.s.gpr[RBX] = 1;
-	EQ(tcg_step_foreign(&f, &other, &e), 0);
+	EQ(tcg_step_foreign(f, &other), false);
 	EQ(other.s.gpr[RAX], 0);
 	EQ(other.s.rip, KIT_CODE + 3);
 	EQ(other.s.rflags & FL_ARITH, FL_CF | FL_ZF | FL_PF | FL_AF);
 	other.s.idt.limit = 0;
-	EQ(tcg_step_foreign(&f, &other, &e), 1); /* no IDT: a triple fault */
+	EQ(tcg_step_foreign(f, &other), true); /* no IDT: a triple fault */
 	tcg_foreign_free(f);
 	cpu_kit_free(k);
 }

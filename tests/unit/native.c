@@ -53,6 +53,7 @@ static struct fix *fix_new(void)
 						  .limit = 0xffffffff,
 						  .attr = 3 | ATTR_S | ATTR_P | ATTR_DB | ATTR_G };
 	OK(mmu_init(&f->c, &e) == 0);
+	mmu_start(&f->c);
 	OK(native_init(&f->c, &e) == 0);
 	if (f->c.native->mask != 7)
 		SKIP("the host has no AVX");
