@@ -4,6 +4,8 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 enum { LINE_MAX_BYTES = 512, LOG_BUDGET = 10 };
@@ -63,6 +65,23 @@ bool log_guest_ok(u32 *budget)
 	if (used == LOG_BUDGET)
 		log_dbg("log", "further lines of this kind dropped");
 	return used < LOG_BUDGET;
+}
+
+int file_read_at(int fd, void *dst, u64 len, u64 off)
+{
+	while (len) {
+		struct iovec v = { dst, len };
+		ssize_t n = syscall(SYS_preadv2, fd, &v, 1L, (long)off, 0L, 0L);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -EIO;
+		dst = (u8 *)dst + n;
+		off += (u64)n;
+		len -= (u64)n;
+	}
+	return 0;
 }
 
 _Noreturn void assert_failed(const char *file, int line, const char *cond)

@@ -95,6 +95,10 @@ static inline bool mul_u64(u64 a, u64 b, u64 *out)
 	return !__builtin_mul_overflow(a, b, out);
 }
 
+/* Read all of len bytes at off; 0, or -errno, which is -EIO past the file's end.  preadv2 is the one
+ * system call by which threads read files. */
+int file_read_at(int fd, void *dst, u64 len, u64 off);
+
 /* Unaligned little-endian access to plain (not guest-shared) memory. */
 static inline u16 ld16(const void *p)
 {

@@ -114,6 +114,8 @@ static int machine_build(struct machine *m, struct err *e)
 
 	rc = machine_signals(m, e);
 	if (rc == 0)
+		rc = boot_files_open(&m->boot, e);
+	if (rc == 0)
 		rc = machine_pick_engine(m, e);
 	if (rc == 0 && m->cfg->perf_map && (m->eng != &tcg_engine || m->cfg->accel == ACCEL_INTERP))
 		rc = err_set(e, -EINVAL, "--perf-map: nothing is translated here; use --accel tcg");
@@ -136,6 +138,8 @@ static int machine_build(struct machine *m, struct err *e)
 	cpu_state_reset(&bsp, true);
 	if (rc == 0)
 		rc = boot_load(&m->boot, &m->mem, &bsp, e);
+	if (!m->cfg->restart)
+		boot_files_close(&m->boot);
 	trace_mark("kernel loaded");
 	if (rc == 0)
 		rc = m->eng->init(&m->env, e);
@@ -477,6 +481,7 @@ void machine_free(struct machine *m)
 	}
 	if (m->env.engine_priv)
 		m->eng->free(&m->env);
+	boot_files_close(&m->boot);
 	loop_free(m->loop);
 	memory_free(&m->mem);
 	if (m->sigfd >= 0)

@@ -387,7 +387,7 @@ static int put_all(struct tables *t, const struct boot_config *c, u8 *rsdp, stru
 
 int acpi_put(struct loader *l, struct err *e)
 {
-	struct tables *t = calloc(1, sizeof *t);
+	struct tables *t = boot_alloc(l->heap, sizeof *t);
 	u8 rsdp[RSDP_BYTES] = { 0 };
 	int rc;
 
@@ -400,7 +400,6 @@ int acpi_put(struct loader *l, struct err *e)
 		boot_put(l, LOW_RSDP, rsdp, sizeof rsdp);
 		l->rsdp = LOW_RSDP;
 	}
-	free(t);
 	return rc;
 }
 

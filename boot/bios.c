@@ -4,10 +4,6 @@
  * Source: SeaBIOS src/romlayout.S, docs/Memory_Model.md. */
 #include "parts.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #define ROM_MIN (64 * KIB)
 #define ROM_MAX (8 * MIB)
 #define SHADOW_MAX (256 * KIB) /* from 0xc0000: what option ROMs leave */
@@ -24,42 +20,28 @@ static u8 *rom_region(struct memory *m, u64 bytes, struct err *e)
 	return mem_ptr(m, 4 * GIB - bytes, bytes);
 }
 
-static int read_rom(const char *path, int fd, struct memory *m, struct err *e)
+int bios_load(const struct boot_config *c, struct memory *m, struct err *e)
 {
-	struct stat st;
-	u64 len, shadow;
+	u64 len = c->bios_file.len, shadow = MIN(len, SHADOW_MAX);
 	u8 *rom;
+	int rc;
 
-	if (fstat(fd, &st) < 0)
-		return err_set(e, -errno, "bios %s: cannot stat (%s)", path, strerror(errno));
-	len = (u64)st.st_size;
-	if (!S_ISREG(st.st_mode) || len < ROM_MIN || len > ROM_MAX || len % ROM_MIN)
+	if (len < ROM_MIN || len > ROM_MAX || len % ROM_MIN)
 		return err_set(
 			e, -EINVAL,
 			"bios %s: not a firmware image (a file of 64 KiB to 8 MiB, a multiple "
 			"of 64 KiB); try /usr/share/seabios/bios.bin",
-			path);
-	shadow = MIN(len, SHADOW_MAX);
+			c->bios);
 	if (!mem_ptr_rw(m, LOW_END - shadow, shadow))
 		return err_set(e, -ENOMEM, "bios %s: needs 1 MiB of memory; give more with --mem",
-			       path);
+			       c->bios);
 	rom = rom_region(m, len, e);
 	if (!rom)
 		return e->code;
-	if (pread(fd, rom, len, 0) != (ssize_t)len)
-		return err_set(e, -EIO, "bios %s: cannot read (%s)", path, strerror(errno));
+	rc = file_read_at(c->bios_file.fd, rom, len, 0);
+	if (rc < 0)
+		return err_set(e, rc, "bios %s: cannot read (%s)", c->bios, strerror(-rc));
 	mem_dirty(m, 4 * GIB - len, len);
 	mem_write(m, LOW_END - shadow, rom + len - shadow, shadow);
 	return 0;
-}
-
-int bios_load(const struct boot_config *c, struct memory *m, struct err *e)
-{
-	int fd = open(c->bios, O_RDONLY | O_CLOEXEC), rc;
-
-	if (fd < 0)
-		return err_set(e, -errno, "bios %s: cannot open (%s)", c->bios, strerror(errno));
-	rc = read_rom(c->bios, fd, m, e);
-	close(fd);
-	return rc;
 }

@@ -3,12 +3,46 @@
 #include "parts.h"
 
 #include <fcntl.h>
-#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 enum { RAM_MIN_MIB = 4 }; /* below that no kernel has a place to stand */
+enum { HEAP_ALIGN = 64 };
+#define HEAP_BYTES (BOOT_UNPACK_MAX + 16 * MIB)
+
+/* --- memory ------------------------------------------------------------------------------------- */
+int boot_heap_new(struct boot_heap *h)
+{
+	*h = (struct boot_heap){ .base = host_pages_new(HEAP_BYTES) };
+	return h->base ? 0 : -ENOMEM;
+}
+
+void boot_heap_free(struct boot_heap *h)
+{
+	host_pages_free(h->base, HEAP_BYTES);
+	*h = (struct boot_heap){ 0 };
+}
+
+void *boot_alloc(struct boot_heap *h, u64 bytes)
+{
+	void *p = h->base + h->used;
+
+	bytes = ALIGN_UP(bytes, HEAP_ALIGN);
+	if (bytes > HEAP_BYTES - h->used)
+		return NULL;
+	h->used += bytes;
+	return p;
+}
+
+/* Untouched memory is zero again, and costs nothing. */
+void boot_heap_reset(struct boot_heap *h)
+{
+	madvise(h->base, ALIGN_UP(h->used, PAGE_SIZE), MADV_DONTNEED);
+	h->used = 0;
+}
+
+/* --- files -------------------------------------------------------------------------------------- */
 
 int boot_open(const char *what, const char *path, int *fd, u64 *len, struct err *e)
 {
@@ -59,6 +93,37 @@ void boot_unmap_file(struct file *f)
 		close(f->fd);
 }
 
+int boot_files_open(struct boot_config *c, struct err *e)
+{
+	struct file *bios = &c->bios_file, *initrd = &c->initrd_file;
+	int rc = 0;
+
+	if (!c->bios && !c->kernel)
+		return err_set(e, -EINVAL, "nothing to boot; give --kernel FILE or --bios FILE");
+	*bios = (struct file){ .path = c->bios, .fd = -1 };
+	if (c->bios) /* it gets its kernel from fw_cfg */
+		rc = boot_open("bios", c->bios, &bios->fd, &bios->len, e);
+	else
+		rc = boot_map_file(&c->kernel_file, "kernel", c->kernel, e);
+	*initrd = (struct file){ .path = c->initrd, .fd = -1 };
+	if (rc == 0 && c->initrd && !c->bios)
+		rc = boot_open("initrd", c->initrd, &initrd->fd, &initrd->len, e);
+	if (rc == 0 && boot_heap_new(&c->heap) < 0)
+		rc = err_set(e, -ENOMEM, "boot: no host memory");
+	if (rc < 0)
+		boot_files_close(c);
+	return rc;
+}
+
+void boot_files_close(struct boot_config *c)
+{
+	boot_unmap_file(&c->kernel_file);
+	boot_unmap_file(&c->initrd_file);
+	boot_unmap_file(&c->bios_file);
+	boot_heap_free(&c->heap);
+	c->kernel_file = c->initrd_file = c->bios_file = (struct file){ 0 };
+}
+
 void boot_put(struct loader *l, gpa_t gpa, const void *src, size_t len)
 {
 	bool ok = mem_write(l->m, gpa, src, len);
@@ -76,26 +141,6 @@ bool boot_has_word(const char *cmdline, const char *word)
 	return false;
 }
 
-/* Read the file straight into guest memory: it is used once, so it is not worth mapping. */
-static int read_into(const char *path, int fd, u8 *dst, u64 len, struct err *e)
-{
-	while (len) {
-		ssize_t n = read(fd, dst, len);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return err_set(e, -errno, "initrd %s: cannot read (%s)", path,
-				       strerror(errno));
-		if (n == 0)
-			return err_set(e, -EIO, "initrd %s: became shorter while read; try again",
-				       path);
-		dst += n;
-		len -= (u64)n;
-	}
-	return 0;
-}
-
 int boot_choose_initrd(struct loader *l, u64 floor, u64 limit, struct err *e)
 {
 	u64 top = MIN(limit, l->low_top), len = l->initrd_len;
@@ -111,23 +156,23 @@ int boot_choose_initrd(struct loader *l, u64 floor, u64 limit, struct err *e)
 	return 0;
 }
 
+/* Read straight into guest memory: it is used once, so it is not worth mapping. */
 int boot_load_initrd(struct loader *l, u64 floor, u64 limit, struct err *e)
 {
-	const char *path = l->c->initrd;
-	int fd, rc;
+	const struct file *f = &l->c->initrd_file;
+	int rc;
 
-	if (!path)
+	if (!f->path)
 		return 0;
-	rc = boot_open("initrd", path, &fd, &l->initrd_len, e);
+	l->initrd_len = f->len;
+	rc = boot_choose_initrd(l, floor, limit, e);
 	if (rc < 0)
 		return rc;
-	rc = boot_choose_initrd(l, floor, limit, e);
-	if (rc == 0)
-		rc = read_into(path, fd, mem_ptr_rw(l->m, l->initrd, l->initrd_len), l->initrd_len, e);
-	if (rc == 0)
-		mem_dirty(l->m, l->initrd, l->initrd_len);
-	close(fd);
-	return rc;
+	rc = file_read_at(f->fd, mem_ptr_rw(l->m, l->initrd, f->len), f->len, 0);
+	if (rc < 0)
+		return err_set(e, rc, "initrd %s: cannot read (%s)", f->path, strerror(-rc));
+	mem_dirty(l->m, l->initrd, f->len);
+	return 0;
 }
 
 static int load_by_kind(struct loader *l, struct err *e)
@@ -157,7 +202,6 @@ int boot_set_cmdline(struct loader *l, struct err *e)
 
 static int load_kernel(struct loader *l, struct err *e)
 {
-	struct stat st;
 	int rc = boot_set_cmdline(l, e);
 
 	if (rc < 0)
@@ -167,11 +211,8 @@ static int load_kernel(struct loader *l, struct err *e)
 			       "memory: a kernel needs at least %d MiB; give more with --mem",
 			       RAM_MIN_MIB);
 	l->low_top = l->m->region[0].bytes;
-	rc = boot_map_file(&l->kernel, "kernel", l->c->kernel, e);
-	if (rc < 0)
-		return rc;
-	if (l->c->initrd && stat(l->c->initrd, &st) == 0 && st.st_size > 0)
-		l->initrd_room = (u64)st.st_size; /* judged and reported when it is loaded */
+	l->kernel = l->c->kernel_file;
+	l->initrd_room = l->c->initrd_file.len;
 	e820_build(&l->map, l->m, &l->c->pci);
 	boot_put(l, LOW_CMDLINE, l->cmdline, l->cmdline_len + 1);
 	stub_put(l);
@@ -181,26 +222,35 @@ static int load_kernel(struct loader *l, struct err *e)
 		rc = mptable_put(l, e);
 	if (rc == 0)
 		rc = load_by_kind(l, e);
-	boot_unmap_file(&l->kernel);
 	return rc;
 }
 
-int boot_load(const struct boot_config *c, struct memory *m, struct cpu_state *bsp, struct err *e)
+static int load(struct boot_config *c, struct memory *m, struct cpu_state *bsp, struct err *e)
 {
 	struct loader *l;
 	int rc;
 
 	if (c->bios)
 		return bios_load(c, m, e); /* the power-on state is the entry state */
-	if (!c->kernel)
-		return err_set(e, -EINVAL, "nothing to boot; give --kernel FILE or --bios FILE");
-	l = calloc(1, sizeof *l);
-	if (!l)
-		return err_set(e, -ENOMEM, "kernel %s: no host memory to load it", c->kernel);
+	l = boot_alloc(&c->heap, sizeof *l);
 	l->c = c;
+	l->heap = &c->heap;
 	l->m = m;
 	l->bsp = bsp;
 	rc = load_kernel(l, e);
-	free(l);
+	boot_heap_reset(&c->heap);
+	return rc;
+}
+
+int boot_load(struct boot_config *c, struct memory *m, struct cpu_state *bsp, struct err *e)
+{
+	bool opened = c->heap.base;
+	int rc = opened ? 0 : boot_files_open(c, e);
+
+	if (rc < 0)
+		return rc;
+	rc = load(c, m, bsp, e);
+	if (!opened)
+		boot_files_close(c);
 	return rc;
 }

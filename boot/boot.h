@@ -42,6 +42,20 @@ struct boot_pci {
 
 enum { BOOT_SLOTS_MAX = 64, BOOT_CMDLINE_MAX = 64 << 10 };
 
+/* A file the user named. */
+struct file {
+	const char *path;
+	const u8 *data; /* mapped, or NULL */
+	u64 len;
+	int fd;
+};
+
+/* Memory for a loading, taken beforehand; the host gives it when it is touched. */
+struct boot_heap {
+	u8 *base; /* NULL: none yet */
+	u64 used;
+};
+
 struct boot_config {
 	const char *kernel;  /* path; may be NULL with bios */
 	const char *initrd;  /* path or NULL */
@@ -59,12 +73,21 @@ struct boot_config {
 	bool has_fw_cfg;      /* there is a firmware configuration device */
 	const struct fw_file *fw_file; /* borrowed: the user's files for it */
 	u32 fw_files;
+	/* boot_files_open's; zero before */
+	struct file kernel_file, initrd_file, bios_file;
+	struct boot_heap heap;
 };
+
+/* Open the files and take all memory that boot_load needs: from then on it makes no system call but
+ * preadv2 and madvise, so that a guest can be restarted in the sandbox.  0, or -errno with *e and nothing
+ * left behind.  boot_load does it for itself if nobody has. */
+int boot_files_open(struct boot_config *c, struct err *e);
+void boot_files_close(struct boot_config *c); /* also of zeros */
 
 /* Load everything into m, whose RAM must be zero, and change *bsp from its power-on state
  * (cpu_state_reset) to the entry state.  0, or -errno with *e.  May be called again after a reset
  * with the same m, zeroed: a firmware ROM region is then found and refilled. */
-int boot_load(const struct boot_config *c, struct memory *m, struct cpu_state *bsp, struct err *e);
+int boot_load(struct boot_config *c, struct memory *m, struct cpu_state *bsp, struct err *e);
 
 /* Memory types as firmware leaves them for a kernel entered directly: write-back everywhere, MTRRs
  * on. Every vCPU wants the same, or Linux complains. */

@@ -129,7 +129,7 @@ static void put_floating(struct loader *l)
 int mptable_put(struct loader *l, struct err *e)
 {
 	u32 cpus = MIN(l->c->nr_vcpus, APIC_IDS - 1); /* IDs are 8 bits; the rest need ACPI */
-	struct table *t = calloc(1, sizeof *t);
+	struct table *t = boot_alloc(l->heap, sizeof *t);
 	u8 *p;
 
 	if (!t)
@@ -150,6 +150,5 @@ int mptable_put(struct loader *l, struct err *e)
 	finish(t);
 	boot_put(l, LOW_MP + FLOATING_BYTES, t->buf, t->len);
 	put_floating(l);
-	free(t);
 	return 0;
 }

@@ -46,17 +46,11 @@ void e820_build(struct e820 *map, const struct memory *m, const struct boot_pci 
 void e820_build_bare(struct e820 *map, const struct memory *m, const struct boot_pci *pci);
 
 /* --- one loading ------------------------------------------------------------------------------ */
-struct file {
-	const char *path;
-	const u8 *data; /* mapped */
-	u64 len;
-	int fd;
-};
-
 struct aml;
 
 struct loader {
 	const struct boot_config *c;
+	struct boot_heap *heap;
 	struct memory *m;
 	struct cpu_state *bsp;
 	struct file kernel;
@@ -81,6 +75,12 @@ int boot_choose_initrd(struct loader *l, u64 floor, u64 limit, struct err *e);
 /* boot.c: put the initrd as high as it goes in [floor, limit), page-aligned; sets l->initrd*.  0
  * when there is none. */
 int boot_load_initrd(struct loader *l, u64 floor, u64 limit, struct err *e);
+/* boot.c: the memory of one loading after the other. */
+int boot_heap_new(struct boot_heap *h); /* 0 or -ENOMEM */
+void boot_heap_free(struct boot_heap *h);
+void boot_heap_reset(struct boot_heap *h);
+/* boot.c: zeroed memory until the loading ends; NULL if it asks for more than any kernel needs. */
+void *boot_alloc(struct boot_heap *h, u64 bytes);
 /* boot.c: is the bare word `word` on the command line? */
 bool boot_has_word(const char *cmdline, const char *word);
 /* boot.c: copy len bytes to gpa, which is known to be RAM. */
@@ -147,7 +147,8 @@ void linux_put_zero_page(struct loader *l, const u8 *header, u32 header_len, u8 
 /* --- payload.c -------------------------------------------------------------------------------- */
 /* Unpack a compressed payload (as the kernel's build makes it) to dst.  Returns the unpacked size,
  * or -ENOTSUP (method not known), -EINVAL (damaged), -ENOSPC (more than cap). */
-s64 payload_unpack(const u8 *src, size_t len, u8 *dst, size_t cap);
+s64 payload_unpack(struct boot_heap *heap, const u8 *src, size_t len, u8 *dst, size_t cap);
+#define BOOT_UNPACK_MAX (144 * MIB) /* of memory: an xz dictionary; kernels use 32 to 128 MiB */
 /* "gzip", "xz", ... or NULL. */
 const char *payload_method(const u8 *src, size_t len);
 

@@ -9,15 +9,33 @@
 #include <lz4.h>
 #include <lzma.h>
 #include <zlib.h>
+#define ZSTD_STATIC_LINKING_ONLY /* ZSTD_initStaticDCtx */
 #include <zstd.h>
 
 enum { SIZE_TRAILER = 4 };
 #define LZ4_LEGACY_BLOCK (8 * MIB)
-#define XZ_MEMORY_LIMIT (512 * MIB) /* its dictionary; kernels use 32 to 128 MiB */
 
-static s64 unpack_gzip(const u8 *src, size_t len, u8 *dst, size_t cap)
+/* The libraries' calls for memory: all of it goes when the loading ends. */
+static void *heap_calloc(void *heap, size_t n, size_t size)
+{
+	u64 bytes;
+
+	return mul_u64(n, size, &bytes) ? boot_alloc(heap, bytes) : NULL;
+}
+
+static void heap_free(void *heap, void *p)
+{
+}
+
+static void *heap_zalloc(void *heap, uInt n, uInt size)
+{
+	return heap_calloc(heap, n, size);
+}
+
+static s64 unpack_gzip(struct boot_heap *heap, const u8 *src, size_t len, u8 *dst, size_t cap)
 {
 	z_stream z = {
+		.zalloc = heap_zalloc, .zfree = heap_free, .opaque = heap,
 		.next_in = (u8 *)src, .avail_in = (uInt)len, .next_out = dst, .avail_out = (uInt)cap
 	};
 	int rc;
@@ -31,11 +49,13 @@ static s64 unpack_gzip(const u8 *src, size_t len, u8 *dst, size_t cap)
 	return rc == Z_BUF_ERROR && z.avail_out == 0 ? -ENOSPC : -EINVAL;
 }
 
-static s64 unpack_xz(const u8 *src, size_t len, u8 *dst, size_t cap)
+static s64 unpack_xz(struct boot_heap *heap, const u8 *src, size_t len, u8 *dst, size_t cap)
 {
-	u64 limit = XZ_MEMORY_LIMIT;
+	const lzma_allocator memory = { heap_calloc, heap_free, heap };
+	u64 limit = BOOT_UNPACK_MAX;
 	size_t in = 0, out = 0;
-	lzma_ret rc = lzma_stream_buffer_decode(&limit, 0, NULL, src, &in, len, dst, &out, cap);
+	lzma_ret rc = lzma_stream_buffer_decode(&limit, 0, &memory, src, &in, len, dst,
+						   &out, cap);
 
 	if (rc == LZMA_OK)
 		return (s64)out;
@@ -45,7 +65,7 @@ static s64 unpack_xz(const u8 *src, size_t len, u8 *dst, size_t cap)
 }
 
 /* A magic number, then blocks: u32 compressed size, bytes.  Each unpacks to 8 MiB but the last. */
-static s64 unpack_lz4(const u8 *src, size_t len, u8 *dst, size_t cap)
+static s64 unpack_lz4(struct boot_heap *heap, const u8 *src, size_t len, u8 *dst, size_t cap)
 {
 	size_t pos = 4, out = 0;
 
@@ -70,18 +90,23 @@ static s64 unpack_lz4(const u8 *src, size_t len, u8 *dst, size_t cap)
 	return pos == len ? (s64)out : -EINVAL;
 }
 
-static s64 unpack_zstd(const u8 *src, size_t len, u8 *dst, size_t cap)
+static s64 unpack_zstd(struct boot_heap *heap, const u8 *src, size_t len, u8 *dst, size_t cap)
 {
+	size_t room = ZSTD_estimateDCtxSize();
+	void *space = boot_alloc(heap, room);
+	ZSTD_DCtx *ctx = space ? ZSTD_initStaticDCtx(space, room) : NULL;
 	size_t frame = ZSTD_findFrameCompressedSize(src, len);
 	unsigned long long size;
 	size_t got;
 
+	if (!ctx)
+		return -ENOMEM;
 	if (ZSTD_isError(frame))
 		return -EINVAL;
 	size = ZSTD_getFrameContentSize(src, frame);
 	if (size != ZSTD_CONTENTSIZE_UNKNOWN && size != ZSTD_CONTENTSIZE_ERROR && size > cap)
 		return -ENOSPC;
-	got = ZSTD_decompress(dst, cap, src, frame);
+	got = ZSTD_decompressDCtx(ctx, dst, cap, src, frame);
 	return ZSTD_isError(got) ? -EINVAL : (s64)got;
 }
 
@@ -89,7 +114,7 @@ static const struct method {
 	const char *name;
 	u8 magic_len;
 	u8 magic[6];
-	s64 (*unpack)(const u8 *src, size_t len, u8 *dst, size_t cap);
+	s64 (*unpack)(struct boot_heap *heap, const u8 *src, size_t len, u8 *dst, size_t cap);
 } methods[] = {
 	{ "gzip", 2, { 0x1f, 0x8b }, unpack_gzip },
 	{ "xz", 6, { 0xfd, '7', 'z', 'X', 'Z', 0 }, unpack_xz },
@@ -113,7 +138,7 @@ const char *payload_method(const u8 *src, size_t len)
 	return m ? m->name : NULL;
 }
 
-s64 payload_unpack(const u8 *src, size_t len, u8 *dst, size_t cap)
+s64 payload_unpack(struct boot_heap *heap, const u8 *src, size_t len, u8 *dst, size_t cap)
 {
 	const struct method *m = find_method(src, len);
 
@@ -122,5 +147,5 @@ s64 payload_unpack(const u8 *src, size_t len, u8 *dst, size_t cap)
 	/* zlib counts in 32 bits; a kernel's virtual window is 1 GiB. */
 	if (len > INT32_MAX)
 		return -EINVAL;
-	return m->unpack(src, len, dst, MIN(cap, GIB));
+	return m->unpack(heap, src, len, dst, MIN(cap, GIB));
 }

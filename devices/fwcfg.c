@@ -8,7 +8,6 @@
  * Thread: vCPUs, under machine.lock; items that are files of the host's are read there and then,
  * which happens while firmware loads a kernel.
  * Source: QEMU docs/specs/fw_cfg.rst.  Departure: a transfer that is mostly beyond its item fails. */
-#include <unistd.h>
 
 #include "fwcfg.h"
 
@@ -57,21 +56,6 @@ static const struct fwcfg_item *fwcfg_item(const struct fwcfg *f)
 	return item || !setup ? item : find_in(setup->item, setup->n, f->s.key);
 }
 
-static void file_read(const struct fwcfg_item *item, u64 at, u8 *dst, u32 n)
-{
-	while (n) {
-		ssize_t got = pread(item->fd, dst, n, (off_t)(item->off + at));
-
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got <= 0)
-			return;
-		dst += got;
-		at += (u64)got;
-		n -= (u32)got;
-	}
-}
-
 static u64 bytes_left(const struct fwcfg *f)
 {
 	const struct fwcfg_item *item = fwcfg_item(f);
@@ -89,7 +73,7 @@ static void fwcfg_take(struct fwcfg *f, u8 *dst, u32 n)
 	if (have && item->data)
 		memcpy(dst, item->data + f->s.at, have);
 	else if (have)
-		file_read(item, f->s.at, dst, have);
+		(void)file_read_at(item->fd, dst, have, item->off + f->s.at); /* a file cut short: zeros */
 	f->s.at += MIN(n, UINT32_MAX - f->s.at);
 }
 

@@ -359,6 +359,7 @@ static enum vexit tcg_run(struct vcpu *v)
 	int why;
 
 	is_vcpu_thread = true;
+	native_thread_init(c);
 	c->interp->look_tsc = 0;
 	for (;;) {
 		take_requests(c);

@@ -139,6 +139,7 @@ struct loader *kit_loader(const u8 *data, size_t len, void (*stamp)(u8 *file, si
 	static struct boot_config config = { .nr_vcpus = 1 };
 	static struct memory memory;
 	static struct cpu_state state;
+	static struct boot_heap heap;
 	static struct loader l;
 	struct err e;
 	u8 *file;
@@ -146,17 +147,19 @@ struct loader *kit_loader(const u8 *data, size_t len, void (*stamp)(u8 *file, si
 	len = MIN(len - 1, FILE_MAX);
 	file = malloc(len + !len);
 	log_set_level(LOG_ERR);
-	if (!file || (!memory.n && memory_init(&memory, LOADER_MIB * MIB, &e) < 0))
+	if (!file || (!memory.n && (memory_init(&memory, LOADER_MIB * MIB, &e) < 0 ||
+					boot_heap_new(&heap) < 0)))
 		abort();
 	memcpy(file, data + 1, len);
 	stamp(file, len, data[0]);
 	config.entry = (enum boot_entry)(data[0] >> 4) % 5;
-	l = (struct loader){ .c = &config, .m = &memory, .bsp = &state,
+	l = (struct loader){ .c = &config, .heap = &heap, .m = &memory, .bsp = &state,
 			     .kernel = { "fuzz", file, len }, .low_top = LOADER_MIB * MIB };
 	return &l;
 }
 
 void kit_loader_done(struct loader *l)
 {
+	boot_heap_reset(l->heap);
 	free((void *)l->kernel.data);
 }

@@ -95,6 +95,14 @@ static void kit_long_mode(struct kvmkit *k, const u8 *guest, const u8 *end)
 	free(l);
 }
 
+static void kit_exit(void *arg)
+{
+	struct vcpu *v = arg;
+
+	if (v->exit_why == VEXIT_CRASH)
+		fprintf(stderr, "  vcpu%u: %s\n", v->index, v->crash);
+}
+
 static void *kit_loop(void *arg)
 {
 	return (void *)(intptr_t)loop_run(arg);
@@ -134,6 +142,7 @@ struct kvmkit *kvmkit_build(const struct kvmkit_setup *s)
 	for (u32 i = 0; i < s->cpus; i++) {
 		k->vcpus[i] = eng->vcpu_new(&k->env, i, &k->e);
 		OK(k->vcpus[i]);
+		k->vcpus[i]->exit_work = (struct loop_work){ kit_exit, k->vcpus[i], NULL, 0 };
 		if (k->chip.ops == &irqchip_user_ops)
 			k->vcpus[i]->apic = lapic_new(k->vcpus[i], &k->env);
 		k->env.nr_vcpus = k->chip.nr_vcpus = i + 1;
