@@ -12,6 +12,7 @@ enum { LINE_MAX_BYTES = 512, LOG_BUDGET = 10 };
 
 void (*fatal_hook)(void);
 static enum log_level log_max = LOG_INFO;
+static bool log_tty;
 
 int err_set(struct err *e, int code, const char *fmt, ...)
 {
@@ -30,6 +31,7 @@ int err_set(struct err *e, int code, const char *fmt, ...)
 void log_set_level(enum log_level lvl)
 {
 	log_max = lvl;
+	log_tty = isatty(STDERR_FILENO);
 }
 
 void log_at(enum log_level lvl, const char *who, const char *fmt, ...)
@@ -48,12 +50,25 @@ void log_at(enum log_level lvl, const char *who, const char *fmt, ...)
 	/* A raw terminal needs the carriage return, and nothing else minds it. */
 	line[n++] = '\r';
 	line[n++] = '\n';
-	if (!isatty(STDERR_FILENO)) {
+	if (!log_tty) {
 		line[n - 2] = '\n';
 		n--;
 	}
 	/* Nowhere is left to report to if stderr itself fails. */
 	(void)!write(STDERR_FILENO, line, (size_t)n);
+}
+
+void text_err(const char *fmt, ...)
+{
+	char line[LINE_MAX_BYTES];
+	va_list ap;
+	int n;
+
+	va_start(ap, fmt);
+	n = vsnprintf(line, sizeof line, fmt, ap);
+	va_end(ap);
+	if (n > 0)
+		(void)!write(STDERR_FILENO, line, MIN((size_t)n, sizeof line - 1));
 }
 
 bool log_guest_ok(u32 *budget)
@@ -89,5 +104,7 @@ _Noreturn void assert_failed(const char *file, int line, const char *cond)
 	if (fatal_hook)
 		fatal_hook();
 	log_err("bug", "%s:%d: %s does not hold; please report this line", file, line, cond);
-	abort();
+	if (fatal_hook)
+		abort();
+	__builtin_trap(); /* in the sandbox this is the only way to end at once */
 }

@@ -55,6 +55,8 @@ enum log_level { LOG_ERR, LOG_WARN, LOG_INFO, LOG_DBG };
  * must be passed through log_escape() first. */
 void log_at(enum log_level lvl, const char *who, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
+/* Plain text to stderr, up to 500 bytes, by nothing but write(2). */
+void text_err(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void log_set_level(enum log_level lvl);
 
 #define log_err(who, ...) log_at(LOG_ERR, who, __VA_ARGS__)

@@ -319,15 +319,26 @@ void board_reset(struct machine *m)
 	board_power_on(m);
 }
 
-/* What the guest wrote must be on the disk before mvm says that it has ended. */
-static void board_close_image(struct image *im)
+void board_flush(struct machine *m)
 {
-	int rc = im && !im->ro ? image_flush(im) : 0;
+	for (u32 i = 0; i < m->cfg->disks; i++) {
+		struct image *im = m->image[i];
+		int rc = im->ro ? 0 : image_flush(im);
 
-	if (rc < 0)
-		log_err("disk", "%s: the last writes may be lost: flush failed (%s)", im->path,
-			strerror(-rc));
-	image_close(im);
+		if (rc < 0)
+			log_err("disk", "%s: the last writes may be lost: flush failed (%s)", im->path,
+				strerror(-rc));
+	}
+}
+
+/* No file grows further: a disk to its own end, the console's output to a bound. */
+u64 board_file_max(const struct machine *m)
+{
+	u64 max = GIB;
+
+	for (u32 i = 0; i < m->cfg->disks; i++)
+		max = MAX(max, m->image[i]->bytes);
+	return max;
 }
 
 void board_free(struct machine *m)
@@ -336,7 +347,7 @@ void board_free(struct machine *m)
 		device_free(m->dev[--m->devs]);
 	firmware_free(m->firmware);
 	for (u32 i = 0; i < m->cfg->disks; i++)
-		board_close_image(m->image[i]);
+		image_close(m->image[i]);
 }
 
 /* --- --dry-run --------------------------------------------------------------------------------- */

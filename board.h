@@ -55,6 +55,8 @@ void machine_request(void *ctx, enum device_request req, u32 arg);
 int board_build(struct machine *m, struct err *e);
 void board_free(struct machine *m);
 void board_reset(struct machine *m);
+void board_flush(struct machine *m); /* after quiesce */
+u64 board_file_max(const struct machine *m); /* bytes */
 /* doorbell.c.  After engine and devices are there, before the vCPUs run.  0, or -errno with *e. */
 int doorbells_init(struct machine *m, struct err *e);
 struct device *board_find(const struct machine *m, const struct device_ops *ops);

@@ -36,12 +36,8 @@ bool kvm_cpu_ioctl(struct kvm_cpu *c, unsigned long request, void *arg, const ch
 }
 
 /* --- the VM ----------------------------------------------------------------------------------- */
-static int vm_open(struct kvm_vm *vm, struct err *e)
+static int vm_create(struct kvm_vm *vm, struct err *e)
 {
-	vm->dev_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	if (vm->dev_fd < 0)
-		return err_set(e, -errno, "/dev/kvm: cannot open (%s); use --accel tcg%s",
-			       strerror(errno), errno == EACCES ? ", or join the group kvm" : "");
 	if (ioctl(vm->dev_fd, KVM_GET_API_VERSION, 0) != API_VERSION)
 		return err_set(e, -ENOTSUP, "/dev/kvm: not KVM's API 12; use --accel tcg");
 	do
@@ -161,32 +157,47 @@ static void vm_free(struct kvm_vm *vm)
 
 static void kvm_watch(void *arg);
 
-static int kvm_init(struct engine_env *env, struct err *e)
+static int kvm_open(struct engine_env *env, struct err *e)
 {
 	struct kvm_vm *vm = calloc(1, sizeof *vm);
-	int rc;
 
 	if (!vm)
 		return err_set(e, -ENOMEM, "/dev/kvm: no host memory");
-	vm->dev_fd = vm->vm_fd = -1;
+	vm->vm_fd = -1;
 	vm->env = env;
-	vm->pid = getpid();
 	vm->irqchip = env->irqchip_kind;
 	pthread_mutex_init(&vm->route_lock, NULL);
-	rc = vm_open(vm, e);
+	vm->dev_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (vm->dev_fd < 0) {
+		err_set(e, -errno, "/dev/kvm: cannot open (%s); use --accel tcg%s", strerror(errno),
+			errno == EACCES ? ", or join the group kvm" : "");
+		vm_free(vm);
+		return e->code;
+	}
+	env->engine_priv = vm;
+	return 0;
+}
+
+static int kvm_init(struct engine_env *env, struct err *e)
+{
+	struct kvm_vm *vm;
+	int rc = env->engine_priv ? 0 : kvm_open(env, e);
+
+	if (rc < 0)
+		return rc;
+	vm = env->engine_priv;
+	vm->pid = getpid();
+	rc = vm_create(vm, e);
 	if (rc == 0)
 		rc = vm_need(vm, e);
 	if (rc == 0)
 		rc = kvm_cpuid_supported(vm, e);
 	if (rc == 0)
 		rc = vm_memory(vm, e);
-	if (rc < 0) {
-		vm_free(vm);
-		return rc;
+	if (rc == 0) {
+		vm_enable_extras(vm);
+		rc = kvm_irq_init(vm, e);
 	}
-	vm_enable_extras(vm);
-	env->engine_priv = vm;
-	rc = kvm_irq_init(vm, e);
 	if (rc < 0) {
 		env->engine_priv = NULL;
 		vm_free(vm);
@@ -697,8 +708,7 @@ static void kvm_stats(struct engine_env *env)
 	for (u32 i = 0; i < env->nr_vcpus; i++) {
 		const struct kvm_cpu *c = kvm_of(env->vcpus[i]);
 
-		fprintf(stderr,
-			"vcpu%u: %" PRIu64 " exits: %" PRIu64 " port, %" PRIu64 " memory, %" PRIu64
+		text_err("vcpu%u: %" PRIu64 " exits: %" PRIu64 " port, %" PRIu64 " memory, %" PRIu64
 			" interrupt window, %" PRIu64 " EOI; %" PRIu64
 			" instructions executed here\n",
 			i, c->v.stat_exits, c->stat_exit[KVM_EXIT_IO], c->stat_exit[KVM_EXIT_MMIO],
@@ -709,6 +719,8 @@ static void kvm_stats(struct engine_env *env)
 
 const struct engine kvm_engine = {
 	.name = "kvm",
+	.filter = FILTER_KVM,
+	.open = kvm_open,
 	.init = kvm_init,
 	.free = kvm_free,
 	.vcpu_new = kvm_vcpu_new,

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <poll.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -107,18 +108,15 @@ static void machine_env(struct machine *m)
 
 static void machine_vcpu_exit(void *arg);
 
-static int machine_build(struct machine *m, struct err *e)
+/* Files, descriptors, the board: all that needs the host's file system or a privilege. */
+static int machine_open(struct machine *m, struct err *e)
 {
-	struct cpu_state bsp;
-	int rc;
+	int rc = machine_signals(m, e);
 
-	rc = machine_signals(m, e);
 	if (rc == 0)
 		rc = boot_files_open(&m->boot, e);
 	if (rc == 0)
 		rc = machine_pick_engine(m, e);
-	if (rc == 0 && m->cfg->perf_map && (m->eng != &tcg_engine || m->cfg->accel == ACCEL_INTERP))
-		rc = err_set(e, -EINVAL, "--perf-map: nothing is translated here; use --accel tcg");
 	trace_mark("engine chosen");
 	if (rc == 0)
 		rc = memory_init(&m->mem, m->cfg->mem_bytes, e);
@@ -129,15 +127,24 @@ static int machine_build(struct machine *m, struct err *e)
 		return e->code;
 	machine_env(m);
 	trace_mark("memory and loop");
-	rc = 0;
-	if (m->cfg->serial != SERIAL_NONE)
+	if (m->eng->open)
+		rc = m->eng->open(&m->env, e);
+	if (rc == 0 && m->cfg->serial != SERIAL_NONE)
 		rc = serial_end_open(&m->console, m->loop, m->cfg->serial_path, e);
 	if (rc == 0)
 		rc = board_build(m, e);
 	trace_mark("devices");
+	return rc;
+}
+
+/* The guest in its memory, engine and vCPUs: with no more than what is open. */
+static int machine_load(struct machine *m, struct err *e)
+{
+	struct cpu_state bsp;
+	int rc;
+
 	cpu_state_reset(&bsp, true);
-	if (rc == 0)
-		rc = boot_load(&m->boot, &m->mem, &bsp, e);
+	rc = boot_load(&m->boot, &m->mem, &bsp, e);
 	if (!m->cfg->restart)
 		boot_files_close(&m->boot);
 	trace_mark("kernel loaded");
@@ -157,6 +164,21 @@ static int machine_build(struct machine *m, struct err *e)
 	}
 	trace_mark("vCPUs");
 	return 0;
+}
+
+static int machine_build(struct machine *m, struct err *e)
+{
+	const struct config *cfg = m->cfg;
+	int rc = cfg->dry_run ? 0 : sandbox_join(&cfg->sandbox, e);
+
+	if (rc == 0)
+		rc = machine_open(m, e);
+	if (rc == 0 && cfg->perf_map && (m->eng != &tcg_engine || cfg->accel == ACCEL_INTERP))
+		rc = err_set(e, -EINVAL, "--perf-map: nothing is translated here; use --accel tcg");
+	if (rc == 0 && !cfg->dry_run)
+		rc = sandbox_raise(&cfg->sandbox, tty_restore, e);
+	trace_mark("sandbox");
+	return rc < 0 ? rc : machine_load(m, e);
 }
 
 struct machine *machine_new(const struct config *cfg, struct err *e)
@@ -408,6 +430,9 @@ static void machine_signal(void *arg, u32 events)
 
 	if (read(m->sigfd, &si, sizeof si) != sizeof si)
 		return;
+	/* The parent sends on whatever it gets; what was sent to a group comes straight here as well. */
+	if (sandbox_is_up() && si.ssi_code != SI_QUEUE)
+		return;
 	if (si.ssi_signo == SIGTSTP)
 		return machine_pause(m);
 	if (si.ssi_signo == SIGCONT) { /* after a SIGSTOP the shell has reset the terminal */
@@ -428,6 +453,38 @@ static void machine_leave(void *ctx)
 	machine_stop(ctx, EXIT_OK);
 }
 
+/* Threads of devices and vCPUs, each in its sandbox: the vCPUs park when they are ready. */
+static int machine_start_threads(struct machine *m, struct err *e)
+{
+	int rc = 0;
+
+	for (u32 i = 0; i < m->devs && rc == 0; i++)
+		rc = device_start(m->dev[i], e);
+	for (u32 i = 0; i < m->nr_vcpus && rc == 0; i++) {
+		vcpu_request(m->vcpus[i], VREQ_PAUSE);
+		rc = vcpu_start(m->vcpus[i], e);
+	}
+	if (rc == 0)
+		vcpus_pause(m->vcpus, m->nr_vcpus);
+	return rc;
+}
+
+/* What the guest wrote must be where it belongs before mvm says that it has ended.  Threads and memory
+ * go with the process. */
+static void machine_end(struct machine *m)
+{
+	vcpus_pause(m->vcpus, m->nr_vcpus);
+	pthread_mutex_lock(&m->lock);
+	for (u32 i = 0; i < m->devs; i++)
+		if (m->dev[i]->ops->quiesce)
+			m->dev[i]->ops->quiesce(m->dev[i]);
+	pthread_mutex_unlock(&m->lock);
+	board_flush(m);
+	serial_end_finish(m->console);
+	if (m->cfg->stats && m->eng->stats)
+		m->eng->stats(&m->env);
+}
+
 int machine_run(struct machine *m)
 {
 	struct err e;
@@ -444,21 +501,21 @@ int machine_run(struct machine *m)
 	for (u32 i = 0; i < m->nr_vcpus; i++)
 		m->vcpus[i]->s.tsc_offset = tsc_offset;
 	serial_end_start(m->console, machine_leave, m);
-	for (u32 i = 0; i < m->nr_vcpus; i++) {
-		rc = vcpu_start(m->vcpus[i], &e);
-		if (rc < 0) {
-			log_err("machine", "%s", e.text);
-			return EXIT_HOST;
-		}
+	prctl(PR_SET_TIMERSLACK, 1L); /* guest timers fire when they are due */
+	rc = machine_start_threads(m, &e);
+	if (rc < 0) {
+		log_err("machine", "%s", e.text);
+		return EXIT_HOST;
 	}
-	trace_mark("vCPU threads started");
+	sandbox_limit(board_file_max(m));
+	trace_mark("threads started");
+	sandbox_enter(FILTER_LOOP);
+	trace_mark("filters on");
 	if (m->cfg->boot_trace)
 		trace_print();
+	vcpus_resume(m->vcpus, m->nr_vcpus);
 	status = loop_run(m->loop);
-	for (u32 i = 0; i < m->nr_vcpus; i++)
-		vcpu_stop(m->vcpus[i]);
-	if (m->cfg->stats && m->eng->stats)
-		m->eng->stats(&m->env);
+	machine_end(m);
 	return status;
 }
 
@@ -466,13 +523,6 @@ void machine_free(struct machine *m)
 {
 	if (!m)
 		return;
-	for (u32 i = 0; i < m->nr_vcpus; i++)
-		vcpu_stop(m->vcpus[i]);
-	pthread_mutex_lock(&m->lock);
-	for (u32 i = 0; i < m->devs; i++)
-		if (m->dev[i]->ops->quiesce)
-			m->dev[i]->ops->quiesce(m->dev[i]);
-	pthread_mutex_unlock(&m->lock);
 	board_free(m);
 	serial_end_close(m->console);
 	for (u32 i = 0; i < m->nr_vcpus; i++) {

@@ -15,10 +15,11 @@ enum exit_status { EXIT_OK = 0, EXIT_USAGE = 1, EXIT_HOST = 2, EXIT_GUEST = 3 };
  * NULL with *e, and nothing left behind. cfg is borrowed. */
 struct machine *machine_new(const struct config *cfg, struct err *e);
 
-/* Run until the guest ends, the user leaves or a signal arrives; the exit status.  Main thread. */
+/* Run until the guest ends, the user leaves or a signal arrives, and flush the back-ends; the exit status,
+ * with which the process has to end.  Main thread. */
 int machine_run(struct machine *m);
 
-/* Stop the vCPU threads, flush and close the back-ends. */
+/* Of a machine that never ran. */
 void machine_free(struct machine *m);
 
 /* The machine as JSON on stdout (--dry-run). */

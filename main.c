@@ -40,16 +40,14 @@ static int run_machine(const struct config *cfg)
 {
 	struct err e;
 	struct machine *m = machine_new(cfg, &e);
-	int status = EXIT_OK;
+	int status;
 
 	if (!m)
 		return host_error(&e);
-	if (cfg->dry_run) {
-		machine_print_json(m);
-		status = check_output();
-	} else {
-		status = machine_run(m);
-	}
+	if (!cfg->dry_run)
+		return machine_run(m);
+	machine_print_json(m);
+	status = check_output();
 	machine_free(m);
 	return status;
 }

@@ -160,6 +160,22 @@ static int opt_entry(struct config *cfg, void *field, const char *value, struct 
 	return opt_word(field, "auto,64,16", value, e);
 }
 
+static int opt_sandbox(struct config *cfg, void *field, const char *value, struct err *e)
+{
+	return opt_word(field, "on,off,log", value, e);
+}
+
+static int opt_id(struct config *cfg, void *field, const char *value, struct err *e)
+{
+	const char *end;
+	u64 n;
+
+	if (!parse_u64(value, &end, &n) || *end || n >= SANDBOX_NO_ID)
+		return err_set(e, -EINVAL, "\"%s\" is not a numeric ID", value);
+	*(u32 *)field = (u32)n;
+	return 0;
+}
+
 static int opt_reboot(struct config *cfg, void *field, const char *value, struct err *e)
 {
 	u32 restart = 0;
@@ -292,6 +308,17 @@ static const struct opt opts[] = {
 	  "file for the firmware configuration device; your own names begin with opt/, and Linux shows them in /sys/firmware/qemu_fw_cfg; up to 16" },
 	{ "irqchip", 0, NULL, "split|kernel|user", opt_irqchip, FIELD(irqchip),
 	  "KVM: which interrupt controllers the host kernel runs (split: local APICs only)" },
+	{ "sandbox", 0, NULL, "on|off|log", opt_sandbox, FIELD(sandbox.mode),
+	  "walls around mvm (on); log says which system calls would have been killed and lets them pass" },
+	{ "uid", 0, NULL, "N", opt_id, FIELD(sandbox.uid),
+	  "started as root: become this user before any file is opened" },
+	{ "gid", 0, NULL, "N", opt_id, FIELD(sandbox.gid), "started as root: become this group, and leave all others" },
+	{ "chroot", 0, NULL, "DIR", opt_str, FIELD(sandbox.chroot),
+	  "started as root: files are looked up in this directory" },
+	{ "cgroup", 0, NULL, "DIR", opt_str, FIELD(sandbox.cgroup),
+	  "join this control group, a path or a name below /sys/fs/cgroup, before memory is taken" },
+	{ "netns", 0, NULL, "NAME", opt_str, FIELD(sandbox.netns),
+	  "started as root: enter this network namespace, a name of ip-netns or a path" },
 	{ "tcg-cache", 0, NULL, "SIZE", opt_cache, FIELD(tcg_cache_bytes),
 	  "software CPU: memory for decoded code, and as much for generated code, per virtual CPU (16M)" },
 	{ "tcg-stats", 0, "stats", NULL, opt_flag, FIELD(stats),
@@ -367,6 +394,9 @@ static int options_check(const struct config *cfg, struct err *e)
 		return err_set(e, -EINVAL, "nothing to boot; give --kernel FILE or --bios FILE, or see mvm --help");
 	if (!cfg->kernel && (cfg->initrd || cfg->cmdline))
 		return err_set(e, -EINVAL, "--initrd and --cmdline need --kernel");
+	if (cfg->perf_map && cfg->sandbox.mode != SANDBOX_OFF)
+		return err_set(e, -EINVAL, "--perf-map needs --sandbox off: perf looks for the map in mvm's own "
+			       "file system, which is empty otherwise");
 	if (cfg->bios && cfg->entry != ENTRY_AUTO)
 		return err_set(e, -EINVAL, "--entry and --bios exclude each other; give one");
 	return 0;
@@ -375,7 +405,8 @@ static int options_check(const struct config *cfg, struct err *e)
 int options_parse(struct config *cfg, char **argv, struct err *e)
 {
 	*cfg = (struct config){ .mem_bytes = 256 * MIB, .vcpus = 1, .rng = true,
-				.stop_s = 60, .tcg_cache_bytes = 16 * MIB };
+				.stop_s = 60, .tcg_cache_bytes = 16 * MIB,
+				.sandbox = { .uid = SANDBOX_NO_ID, .gid = SANDBOX_NO_ID } };
 	while (*argv && *++argv) {
 		const char *word = *argv, *value;
 		const struct opt *o = opt_find(word, &value);

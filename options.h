@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base.h"
+#include "seccomp/sandbox.h"
 
 enum accel { ACCEL_AUTO, ACCEL_KVM, ACCEL_TCG, ACCEL_INTERP };
 enum serial_kind { SERIAL_STDIO, SERIAL_FILE, SERIAL_NONE };
@@ -41,6 +42,7 @@ struct config {
 	u64 tcg_cache_bytes;
 	bool rng, restart, dry_run, boot_trace, stats, perf_map, quiet, verbose;
 	bool help, version;
+	struct sandbox_config sandbox;
 };
 
 /* 0, or -EINVAL with *e in one line. argv[0] is skipped. */

@@ -289,6 +289,7 @@ static void *vcpu_main(void *arg)
 
 	if (v->eng->enter && !v->eng->enter(v))
 		vcpu_report(v, VEXIT_CRASH);
+	sandbox_enter(v->eng->filter);
 	v->eng->push(v);
 	while (vcpu_may_run(v)) {
 		enum vexit why = v->eng->run(v);

@@ -13,6 +13,7 @@
 #include "irq.h"
 #include "loop.h"
 #include "memory.h"
+#include "seccomp/sandbox.h"
 #include "state.h"
 
 enum gpr { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15 };
@@ -144,6 +145,9 @@ struct vcpu {
 
 struct engine {
 	const char *name; /* "kvm", "tcg" */
+	enum filter_thread filter; /* its vCPUs' system calls */
+	/* What init wants from the file system; NULL: nothing.  0 or -errno with *e. */
+	int (*open)(struct engine_env *env, struct err *e);
 	/* Set up the engine for env (env->engine_priv); memory is already laid out. */
 	int (*init)(struct engine_env *env, struct err *e);
 	void (*free)(struct engine_env *env);

@@ -20,6 +20,11 @@ struct device *device_new(const struct device_ops *ops, const struct device *wir
 	return dev;
 }
 
+int device_start(struct device *dev, struct err *e)
+{
+	return dev->ops->start ? dev->ops->start(dev, e) : 0;
+}
+
 void device_free(struct device *dev)
 {
 	if (dev && dev->ops->free)

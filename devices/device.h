@@ -30,6 +30,9 @@ struct device_ops {
 	/* Called once, after the header (wires) is filled and the rest is zero; calls reset itself if
 	 * it wants to.  0, or -errno with *e and nothing left behind. NULL: nothing to do. */
 	int (*init)(struct device *dev, struct err *e);
+	/* After the machine has split off its parent, since threads do not survive that: start them. 0 or
+	 * -errno with *e.  NULL: it has none. */
+	int (*start)(struct device *dev, struct err *e);
 	void (*free)(struct device *dev); /* undo init; not the instance itself. May be NULL. */
 
 	/* size is 1, 2, 4 or 8, at most access_max; the access lies inside the region. */
@@ -61,4 +64,5 @@ struct device {
 
 /* Allocate, fill the header from *wires (everything but ops), call init.  NULL with *e. */
 struct device *device_new(const struct device_ops *ops, const struct device *wires, struct err *e);
+int device_start(struct device *dev, struct err *e);
 void device_free(struct device *dev); /* NULL is fine */

@@ -2,12 +2,14 @@
  *
  * Threads: submit, drain, cancel and free with machine.lock held; workers take the queue's own
  * lock and never machine.lock, so waiting for them under it (drain, cancel) cannot dead-lock.
- * Workers are started at once rather than on demand: a sandboxed process cannot start any later. */
+ * Workers are started together rather than on demand: a sandboxed process cannot start any later. */
 #include "aio.h"
 
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+
+#include "../seccomp/sandbox.h"
 
 enum { AIO_WORKERS_MAX = 16, AIO_STACK = 128 << 10 };
 
@@ -29,7 +31,7 @@ struct aio {
 	pthread_mutex_t lock;
 	pthread_cond_t more, idle;
 	struct aio_list todo, done;
-	u32 running;
+	u32 ready, running;
 	bool quit;
 };
 
@@ -58,7 +60,10 @@ static void *aio_worker(void *arg)
 {
 	struct aio *a = arg;
 
+	sandbox_enter(FILTER_DISK);
 	pthread_mutex_lock(&a->lock);
+	a->ready++;
+	pthread_cond_signal(&a->idle);
 	for (;;) {
 		while (!a->todo.head && !a->quit)
 			pthread_cond_wait(&a->more, &a->lock);
@@ -130,7 +135,8 @@ void aio_cancel(struct aio *a)
 	pthread_mutex_unlock(&a->lock);
 }
 
-/* Signals are the main thread's business, so the workers are born with all of them blocked. */
+/* Signals are the main thread's business, so the workers are born with all of them blocked but the
+ * sandbox's. */
 static int aio_start_workers(struct aio *a, u32 workers)
 {
 	pthread_attr_t attr;
@@ -138,6 +144,7 @@ static int aio_start_workers(struct aio *a, u32 workers)
 	int rc = 0;
 
 	sigfillset(&all);
+	sigdelset(&all, SIGSYS);
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, AIO_STACK);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -150,13 +157,11 @@ static int aio_start_workers(struct aio *a, u32 workers)
 	return -rc;
 }
 
-struct aio *aio_new(struct loop *loop, u32 workers, void (*done)(void *arg, struct aio_req *list),
-		    void *arg, const char *who, struct err *e)
+struct aio *aio_new(struct loop *loop, void (*done)(void *arg, struct aio_req *list), void *arg,
+		    const char *who, struct err *e)
 {
 	struct aio *a = calloc(1, sizeof *a);
-	int rc;
 
-	ASSERT(workers && workers <= AIO_WORKERS_MAX);
 	if (!a) {
 		err_set(e, -ENOMEM, "%s: out of memory", who);
 		return NULL;
@@ -171,13 +176,22 @@ struct aio *aio_new(struct loop *loop, u32 workers, void (*done)(void *arg, stru
 	pthread_cond_init(&a->idle, NULL);
 	list_init(&a->todo);
 	list_init(&a->done);
-	rc = aio_start_workers(a, workers);
-	if (rc < 0) {
-		err_set(e, rc, "%s: cannot start a worker thread (%s)", who, strerror(-rc));
-		aio_free(a);
-		return NULL;
-	}
 	return a;
+}
+
+int aio_start(struct aio *a, u32 workers, const char *who, struct err *e)
+{
+	int rc;
+
+	ASSERT(workers && workers <= AIO_WORKERS_MAX && !a->workers);
+	rc = aio_start_workers(a, workers);
+	if (rc < 0)
+		return err_set(e, rc, "%s: cannot start a worker thread (%s)", who, strerror(-rc));
+	pthread_mutex_lock(&a->lock);
+	while (a->ready < workers)
+		pthread_cond_wait(&a->idle, &a->lock);
+	pthread_mutex_unlock(&a->lock);
+	return 0;
 }
 
 void aio_free(struct aio *a)

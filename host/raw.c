@@ -218,7 +218,7 @@ static int raw_readv(struct image *im, const struct iovec *iov, u32 n, u64 off)
 
 	while (c.n) {
 		const struct iovec *v = cursor_iov(&c, &parts);
-		ssize_t got = preadv(fd, v, parts, (off_t)c.off);
+		ssize_t got = syscall(SYS_preadv2, fd, v, (long)parts, (long)c.off, 0L, 0L);
 
 		if (got == 0)
 			return read_past_end(im->priv, &c);

@@ -17,6 +17,8 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include "../seccomp/sandbox.h"
+
 enum {
 	OUT_BYTES = 8192, /* power of two */
 	IN_ITEMS = 1024,
@@ -63,21 +65,15 @@ void tty_raw(void)
 	errno = err;
 }
 
-/* From the background, tcsetattr would stop us with SIGTTOU; not now. */
 void tty_restore(void)
 {
-	sigset_t ttou, before;
 	int err = errno;
 
-	sigemptyset(&ttou);
-	sigaddset(&ttou, SIGTTOU);
-	pthread_sigmask(SIG_BLOCK, &ttou, &before);
 	if (undo.have_mode)
 		tcsetattr(undo.fd, TCSANOW, &undo.saved);
 	for (int i = 0; i < 2; i++)
 		if (undo.flags_changed[i])
 			fcntl(i, F_SETFL, undo.flags[i]);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	errno = err;
 }
 
@@ -96,6 +92,8 @@ static void tty_guard_exits(void)
 	static const int fatal[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGQUIT, SIGSYS };
 	struct sigaction old, act = { .sa_handler = tty_fatal, .sa_flags = (int)SA_RESETHAND | SA_ONSTACK };
 
+	if (sandbox_is_up()) /* the parent sees to it */
+		return;
 	for (size_t i = 0; i < ARRAY_LEN(fatal); i++)
 		if (sigaction(fatal[i], NULL, &old) == 0 && old.sa_handler == SIG_DFL)
 			sigaction(fatal[i], &act, NULL);
@@ -107,10 +105,15 @@ static void tty_guard_exits(void)
 
 /* Every key to the guest, Ctrl-C too; output processing stays, for our own lines between the
  * guest's. */
-static void tty_enter_raw(void)
+static void tty_prepare(void)
 {
+	sigset_t ttou;
+
 	if (tcgetattr(STDIN_FILENO, &undo.saved) < 0)
 		return;
+	sigemptyset(&ttou);
+	sigaddset(&ttou, SIGTTOU); /* from the background, tcsetattr would stop us */
+	pthread_sigmask(SIG_BLOCK, &ttou, NULL);
 	undo.raw = undo.saved;
 	undo.raw.c_iflag &= ~(tcflag_t)(BRKINT | PARMRK | ISTRIP | INLCR | IGNCR | ICRNL | IXON);
 	undo.raw.c_lflag &= ~(tcflag_t)(ECHO | ECHONL | ICANON | ISIG | IEXTEN);
@@ -118,7 +121,6 @@ static void tty_enter_raw(void)
 	undo.raw.c_cc[VTIME] = 0;
 	undo.fd = STDIN_FILENO;
 	undo.have_mode = 1;
-	tty_raw();
 }
 
 /* --- output ----------------------------------------------------------------------------------- */
@@ -361,6 +363,7 @@ static void tty_open_stdio(struct tty *t)
 {
 	struct stat st;
 
+	tty_prepare();
 	t->in = tty_reopen(STDIN_FILENO, O_RDONLY);
 	t->out = tty_reopen(STDOUT_FILENO, O_WRONLY);
 	t->own[0] = t->in == STDIN_FILENO ? -1 : t->in;
@@ -418,7 +421,7 @@ void serial_end_start(struct chardev *cd, void (*leave)(void *ctx), void *ctx)
 	t->leave_ctx = ctx;
 	if (!t->path) {
 		tty_guard_exits();
-		tty_enter_raw();
+		tty_raw();
 	}
 	in_pump(t);
 }
@@ -433,20 +436,29 @@ static void out_drain(struct tty *t)
 			return;
 }
 
-void serial_end_close(struct chardev *cd)
+void serial_end_finish(struct chardev *cd)
 {
 	if (!cd)
 		return;
 	struct tty *t = container_of(cd, struct tty, cd);
 
 	out_drain(t);
+	if (!t->path && !sandbox_is_up())
+		tty_restore();
+}
+
+void serial_end_close(struct chardev *cd)
+{
+	if (!cd)
+		return;
+	struct tty *t = container_of(cd, struct tty, cd);
+
+	serial_end_finish(cd);
 	in_poll(t, false);
 	out_poll(t, false);
 	for (int i = 0; i < 2; i++)
 		if (t->own[i] >= 0)
 			close(t->own[i]);
-	if (!t->path)
-		tty_restore();
 	undo.have_mode = 0;
 	free(t);
 }

@@ -3,7 +3,7 @@
  * Owns no state; any thread.  Source: Linux Documentation/userspace-api/seccomp_filter.rst. */
 #include "filter.h"
 
-#include "seccomp_filters.h" /* generated: filter_{loop,vcpu,disk}[] */
+#include "seccomp_filters.h" /* generated: filter_{loop,tcg,kvm,disk,watch}[] */
 
 static const struct {
 	const char *name;
@@ -14,8 +14,10 @@ static const struct {
 		ARRAY_LEN(a), (struct sock_filter *)(a) \
 	}
 	[FILTER_LOOP] = { "loop", PROGRAM(filter_loop) },
-	[FILTER_VCPU] = { "vcpu", PROGRAM(filter_vcpu) },
+	[FILTER_TCG] = { "vcpu", PROGRAM(filter_tcg) },
+	[FILTER_KVM] = { "vcpu", PROGRAM(filter_kvm) },
 	[FILTER_DISK] = { "disk", PROGRAM(filter_disk) },
+	[FILTER_WATCH] = { "watch", PROGRAM(filter_watch) },
 #undef PROGRAM
 };
 
@@ -27,6 +29,5 @@ const struct sock_fprog *filter_program(enum filter_thread t)
 
 const char *filter_thread_name(enum filter_thread t)
 {
-	ASSERT(t < FILTER_NR);
-	return filters[t].name;
+	return t < FILTER_NR ? filters[t].name : "unknown";
 }

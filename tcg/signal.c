@@ -28,6 +28,19 @@ static bool vector_is_guests(u64 vector)
 	return vector == TRAP_UD || vector == TRAP_GP || vector == TRAP_MF || vector == TRAP_XM;
 }
 
+/* The same fault once more, inside its handler, where it is blocked: the kernel ends the process then.
+ * Nothing else would do without a system call. */
+static void signal_die(int sig)
+{
+	if (fatal_hook)
+		fatal_hook();
+	if (sig == SIGFPE)
+		__asm__ volatile("xorl %%ecx, %%ecx; divl %%ecx" : : : "eax", "ecx", "edx");
+	if (sig == SIGILL)
+		__builtin_trap();
+	__asm__ volatile("hlt");
+}
+
 static void signal_chain(int sig, siginfo_t *si, void *ctx)
 {
 	const struct sigaction *old = old_action;
@@ -35,17 +48,12 @@ static void signal_chain(int sig, siginfo_t *si, void *ctx)
 	for (size_t i = 0; i < ARRAY_LEN(signals); i++)
 		if (signals[i] == sig)
 			old = &old_action[i];
-	if (old->sa_flags & SA_SIGINFO) {
+	if (old->sa_flags & SA_SIGINFO)
 		old->sa_sigaction(sig, si, ctx);
-	} else if (old->sa_handler != SIG_DFL && old->sa_handler != SIG_IGN) {
+	else if (old->sa_handler != SIG_DFL && old->sa_handler != SIG_IGN)
 		old->sa_handler(sig);
-	} else {
-		if (fatal_hook)
-			fatal_hook();
-		signal(sig, SIG_DFL);
-		if (si->si_code <= 0)
-			raise(sig); /* somebody's kill(): returning would not repeat it */
-	}
+	else
+		signal_die(sig);
 }
 
 static bool in_trans(const struct stub_guard *g, u64 rip)

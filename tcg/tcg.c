@@ -387,6 +387,7 @@ static enum vexit tcg_run(struct vcpu *v)
 
 const struct engine tcg_engine = {
 	.name = "tcg",
+	.filter = FILTER_TCG,
 	.init = tcg_init,
 	.free = tcg_free,
 	.vcpu_new = tcg_vcpu_new,

@@ -2,9 +2,10 @@
  * one array of struct sock_filter for each kind of thread.  `seccomp-gen --pfc` prints the same
  * programs as libseccomp's pseudo code, for review.
  *
- * Action outside the rows: kill the process.  Other architectures' system calls (i386, x32) are
- * killed too: libseccomp puts that check first. */
+ * Action outside the rows: SIGSYS, and at FILTER_DIE, which its handler calls, kill the process.  Other
+ * architectures' system calls (i386, x32) kill at once: libseccomp puts that check first. */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/fs.h>
 #include <linux/kvm.h>
@@ -15,18 +16,23 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <termios.h>
 #include <unistd.h>
 
-enum { LOOP = 1, VCPU = 2, DISK = 4, ALL = LOOP | VCPU | DISK };
+#include "seccomp/filter.h"
+
+enum { LOOP = 1, TCG = 2, KVM = 4, DISK = 8, WATCH = 16, VCPU = TCG | KVM, RUN = LOOP | VCPU | DISK };
 
 static const struct {
 	unsigned bit;
 	const char *name;
 } threads[] = {
 	{ LOOP, "loop" },
-	{ VCPU, "vcpu" },
+	{ TCG, "tcg" },
+	{ KVM, "kvm" },
 	{ DISK, "disk" },
+	{ WATCH, "watch" },
 };
 
 struct rule {
@@ -71,7 +77,7 @@ static void add(scmp_filter_ctx ctx, const struct rule *r)
 
 static scmp_filter_ctx compile(unsigned thread)
 {
-	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
+	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_TRAP);
 	int rc;
 
 	if (!ctx)
@@ -80,6 +86,9 @@ static scmp_filter_ctx compile(unsigned thread)
 	rc = seccomp_attr_set(ctx, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
 	if (rc < 0)
 		die("cannot set", "the action for other architectures", rc);
+	rc = seccomp_rule_add_exact(ctx, SCMP_ACT_KILL_PROCESS, FILTER_DIE, 0);
+	if (rc < 0)
+		die("cannot add", "the end", rc);
 	for (int i = 0; i < RULES; i++)
 		if (rules[i].threads & thread)
 			add(ctx, &rules[i]);

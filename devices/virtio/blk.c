@@ -392,12 +392,17 @@ static int blk_init(struct vdev *v, struct err *e)
 	b->req = calloc(BLK_SLOTS, sizeof *b->req);
 	if (!b->req)
 		return err_set(e, -ENOMEM, "disk %s: out of memory", b->image->path);
-	b->aio = aio_new(v->dev.loop, BLK_WORKERS, blk_done, b, v->dev.id, e);
+	b->aio = aio_new(v->dev.loop, blk_done, b, v->dev.id, e);
 	if (!b->aio) {
 		free(b->req);
 		return e->code;
 	}
 	return 0;
+}
+
+static int blk_start_workers(struct vdev *v, struct err *e)
+{
+	return aio_start(to_blk(v)->aio, BLK_WORKERS, v->dev.id, e);
 }
 
 static void blk_free(struct vdev *v)
@@ -414,6 +419,7 @@ static const struct vdev_ops blk_ops = {
 	.queue_max = VQ_MAX,
 	.config_len = CFG_BYTES,
 	.init = blk_init,
+	.start = blk_start_workers,
 	.free = blk_free,
 	.notify = blk_notify,
 	.config_write = blk_config_write,

@@ -84,6 +84,13 @@ void vdev_reset(struct device *dev)
 	v->interrupt(v, 0, NULL);
 }
 
+int vdev_start(struct device *dev, struct err *e)
+{
+	struct vdev *v = to_vdev(dev);
+
+	return v->ops->start ? v->ops->start(v, e) : 0;
+}
+
 void vdev_quiesce(struct device *dev)
 {
 	struct vdev *v = to_vdev(dev);

@@ -132,6 +132,7 @@ struct vdev_ops {
 	 * alone from now on.  NULL: there are none, ever. */
 	void (*drop)(struct vdev *v, struct vq *q);
 	void (*config_reset)(struct vdev *v); /* set v->s.config; NULL: there is none */
+	int (*start)(struct vdev *v, struct err *e); /* its threads; NULL: none */
 	void (*quiesce)(struct vdev *v);      /* finish all requests in flight; NULL: none ever */
 };
 
@@ -180,6 +181,7 @@ int vdev_init(struct vdev *v, const struct vdev_ops *ops,
 void vdev_free(struct device *dev);
 void vdev_reset(struct device *dev);   /* also what the driver does by writing status 0 */
 void vdev_state(struct device *dev, struct state *st);
+int vdev_start(struct device *dev, struct err *e);
 void vdev_quiesce(struct device *dev);
 
 u32 vdev_features(const struct vdev *v); /* the 32 bits that features_sel selects */
@@ -227,7 +229,7 @@ void vmmio_write(struct device *dev, unsigned region, u64 off, unsigned size, u6
 
 /* The part of a device_ops that is the same for every kind behind virtio-mmio. */
 #define VMMIO_DEVICE_OPS                                                                           \
-	.access_max = 8, .free = vdev_free, .read = vmmio_read, .write = vmmio_write,              \
+	.access_max = 8, .start = vdev_start, .free = vdev_free, .read = vmmio_read, .write = vmmio_write,              \
 	.reset = vdev_reset, .state = vdev_state, .quiesce = vdev_quiesce,                         \
 	.state_off = offsetof(struct vdev, s), .state_len = sizeof(struct vdev_state)
 
@@ -252,7 +254,7 @@ void vpci_legacy_write(struct vdev *v, u64 off, unsigned size, u64 val);
 
 /* The part of a device_ops that is the same for every kind behind virtio-pci. */
 #define VPCI_DEVICE_OPS                                                                            \
-	.access_max = 4, .free = vdev_free, .read = vpci_read, .write = vpci_write,                \
+	.access_max = 4, .start = vdev_start, .free = vdev_free, .read = vpci_read, .write = vpci_write,                \
 	.reset = vpci_reset, .state = vpci_state, .quiesce = vdev_quiesce,                         \
 	.state_off = offsetof(struct vdev, s),                                                     \
 	.state_len = sizeof(struct vdev_state) + sizeof(struct pci_func_state)

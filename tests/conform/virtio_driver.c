@@ -35,7 +35,7 @@ void drv_open(struct drv *d, const struct device_ops *ops, void *arg)
 	};
 
 	d->dev = device_new(ops, &wires, &e);
-	if (!d->dev)
+	if (!d->dev || device_start(d->dev, &e) < 0)
 		test_fail(__FILE__, __LINE__, "%s", e.text);
 }
 

@@ -35,7 +35,7 @@ def perf_map_names_translated_blocks(env):
     """Two vCPUs and so little code memory that it is used again and again."""
     with Scratch() as s:
         with open(s.path("err"), "wb") as err:
-            with Vm(env, *env.linux(), "--cpus", "2", "--perf-map", "--tcg-stats", "--tcg-cache", "1M",
+            with Vm(env, *env.linux(), "--cpus", "2", "--perf-map", "--sandbox", "off", "--tcg-stats", "--tcg-cache", "1M",
                     "--accel", "tcg", stderr=err) as vm:
                 initrd_shell(vm)
                 vm.command("md5sum /bin/busybox & md5sum /bin/busybox; wait")
@@ -67,4 +67,4 @@ def statistics_count_what_runs(env):
 @test()
 def perf_map_needs_the_translator(env):
     expect_error(env, 2, ["--perf-map", "--accel tcg"], "--kernel", env.tiny("spin"), "--accel", "interp",
-                 "--perf-map")
+                 "--perf-map", "--sandbox", "off")

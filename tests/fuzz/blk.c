@@ -95,7 +95,7 @@ static void open_once(void)
 		abort();
 	wires.loop = loop = loop_new(&lock, true, &e);
 	dev = device_new(&virtio_blk_mmio_ops, &wires, &e);
-	if (!dev)
+	if (!dev || device_start(dev, &e) < 0)
 		abort();
 }
 

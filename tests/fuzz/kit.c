@@ -80,6 +80,9 @@ struct machine *kit_pc(enum transport transport)
 		fprintf(stderr, "kit: %s\n", e.text);
 		abort();
 	}
+	for (u32 i = 0; i < m->devs; i++)
+		if (device_start(m->dev[i], &e) < 0)
+			abort();
 	kit_cpus(m, &e);
 	return m;
 }

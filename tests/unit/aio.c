@@ -48,7 +48,8 @@ static struct aio *open_aio(u32 workers)
 
 	sem_init(&go, 0, 0);
 	loop = loop_new(&lock, true, &e);
-	a = aio_new(loop, workers, done, job, "disk0", &e);
+	a = aio_new(loop, done, job, "disk0", &e);
+	OK(a && aio_start(a, workers, "disk0", &e) == 0);
 	OK(a);
 	return a;
 }
