@@ -26,6 +26,7 @@ struct loop_fd {
 struct loop {
 	pthread_mutex_t *lock; /* borrowed: machine.lock */
 	bool fake;
+	_Atomic(pthread_t) thread; /* in loop_run */
 	int wakefd;
 	/* guard: machine.lock */
 	struct loop_fd fds[FDS_MAX];
@@ -355,10 +356,16 @@ static void loop_dispatch(struct loop *l, const struct loop_wait *w)
 	}
 }
 
+bool loop_is_mine(const struct loop *l)
+{
+	return l->fake || l->thread == pthread_self();
+}
+
 int loop_run(struct loop *l)
 {
 	struct loop_wait w;
 
+	l->thread = pthread_self();
 	pthread_mutex_lock(l->lock);
 	while (l->stop_status < 0) {
 		loop_wait_for(l, &w);

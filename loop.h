@@ -30,6 +30,9 @@ void loop_free(struct loop *l);
 int loop_run(struct loop *l);
 void loop_stop(struct loop *l, int status); /* any thread; the first status wins */
 
+/* Is the calling thread the one in loop_run?  Of a fake loop, always. */
+bool loop_is_mine(const struct loop *l);
+
 /* Call fn(arg, events) when fd is ready (events: POLL*).  0 or -ENOSPC.  Caller holds the lock or is
  * single-threaded.  With events 0 it stays registered but quiet, even if the other side hangs up. */
 typedef void (*loop_fd_fn)(void *arg, u32 events);

@@ -1,7 +1,7 @@
 /* rng.c - virtio entropy device (virtio 1.2 §5.4): no configuration space, one queue of writable
  * buffers, each answered with at least one random byte of the host's getrandom().
  *
- * Answers on the thread that notifies, with machine.lock held: RNG_QUEUE * RNG_MAX bytes at most.
+ * Answers on the loop thread: no vCPU's thread may call getrandom.  RNG_QUEUE * RNG_MAX bytes at most.
  */
 #include <sys/random.h>
 
@@ -38,6 +38,10 @@ static void rng_notify(struct vdev *v, struct vq *q)
 	struct chain c;
 	int rc;
 
+	if (!loop_is_mine(v->dev.loop)) {
+		vdev_notify_later(v);
+		return;
+	}
 	while ((rc = vq_pop(q, &c)) > 0)
 		vq_push(q, &c, rng_fill(&c)); /* a readable part is ignored, §5.4.6.1 */
 	if (rc < 0)

@@ -253,6 +253,12 @@ static void queue_kicked(void *arg, u32 events)
 		vdev_notify(q->dev, (u32)(q - q->dev->vq));
 }
 
+void vdev_notify_later(struct vdev *v)
+{
+	if (!timer_armed(&v->again))
+		timer_arm(&v->again, loop_now_ns(v->dev.loop));
+}
+
 int vdev_queue_eventfd(struct device *dev, u32 queue)
 {
 	struct vdev *v = to_vdev(dev);

@@ -192,6 +192,7 @@ struct vq_state *vdev_queue(struct vdev *v);        /* the selected queue, or NU
 struct vq_state *vdev_queue_config(struct vdev *v); /* same, NULL also when it is frozen */
 void vdev_queue_ready(struct vdev *v, u32 val);
 void vdev_notify(struct vdev *v, u32 queue);        /* any queue number */
+void vdev_notify_later(struct vdev *v);            /* all queues, by the loop's thread, soon */
 void vdev_rang(struct vdev *v, u32 queue);          /* same, by the driver's access to the doorbell */
 u64 vdev_config_read(const struct vdev *v, u64 off, unsigned size);
 void vdev_config_write(struct vdev *v, u64 off, unsigned size, u64 val);
