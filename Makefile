@@ -61,7 +61,7 @@ else
 # __NO_INLINE__ hides glibc's inline floating-point functions, which -mgeneral-regs-only rejects.
 CC := gcc
 SAN_FLAGS := -fsanitize=$(SAN) $(if $(filter address,$(SAN)),-fsanitize=undefined,-Wno-tsan)
-CFLAGS := $(COMMON) $(WARN) -Werror -fPIE -D__NO_INLINE__ $(SAN_FLAGS) -fno-sanitize-recover=all
+CFLAGS := $(COMMON) $(WARN) -Werror -fPIE -DMVM_SANITIZED -D__NO_INLINE__ $(SAN_FLAGS) -fno-sanitize-recover=all
 LINK = gcc -pie $(SAN_FLAGS) -pthread -o $@ $(filter %.o,$^) $(MEM_WRAP) $(LIBS)
 endif
 # What the sanitizers' run-times and glibc do with vector registers: tools/san_shim.c.  TSan calls its

@@ -4,6 +4,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#ifdef MVM_SANITIZED /* their run-time makes system calls of its own */
+enum { SANDBOX_DEFAULT = SANDBOX_OFF };
+#else
+enum { SANDBOX_DEFAULT = SANDBOX_ON };
+#endif
+
 typedef int (*opt_parser)(struct config *cfg, void *field, const char *value, struct err *e);
 
 struct opt {
@@ -406,7 +412,7 @@ int options_parse(struct config *cfg, char **argv, struct err *e)
 {
 	*cfg = (struct config){ .mem_bytes = 256 * MIB, .vcpus = 1, .rng = true,
 				.stop_s = 60, .tcg_cache_bytes = 16 * MIB,
-				.sandbox = { .uid = SANDBOX_NO_ID, .gid = SANDBOX_NO_ID } };
+				.sandbox = { .mode = SANDBOX_DEFAULT, .uid = SANDBOX_NO_ID, .gid = SANDBOX_NO_ID } };
 	while (*argv && *++argv) {
 		const char *word = *argv, *value;
 		const struct opt *o = opt_find(word, &value);
@@ -461,7 +467,7 @@ void options_help(void)
 		help_wrap(o->help, 8);
 	}
 	printf("\nExit status: 0 guest powered off (or rebooted, with --on-reboot exit); 1 wrong usage;\n"
-	       "2 host failure; 3 guest crashed or halted for ever;\n"
+	       "2 host failure; 3 guest crashed or halted for ever; 4 ended by the sandbox;\n"
 	       "128+N ended by signal N; (V<<1)|1 guest wrote V to the debug-exit port.\n");
 }
 

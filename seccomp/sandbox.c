@@ -311,7 +311,7 @@ void sandbox_limit(u64 file_max)
 {
 	enum { FILES = 128 }; /* ppoll(2) wants room for what it is given; nothing can open any more */
 
-	if (mode == SANDBOX_OFF)
+	if (mode != SANDBOX_ON) /* reporters are threads */
 		return;
 	limit(RLIMIT_NOFILE, FILES);
 	limit(RLIMIT_FSIZE, file_max);
@@ -329,7 +329,8 @@ void sandbox_enter(enum filter_thread t)
 		return;
 	if (t != FILTER_LOOP && t != FILTER_WATCH) /* those are mvm */
 		prctl(PR_SET_NAME, filter_thread_name(t));
-	rc = mode == SANDBOX_LOG ? enter_logging(t) :
+	/* The parent cannot have threads: its next child begins another PID namespace. */
+	rc = mode == SANDBOX_LOG && t != FILTER_WATCH ? enter_logging(t) :
 				   syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, filter_program(t));
 	if (rc >= 0)
 		return;
