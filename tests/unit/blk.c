@@ -505,11 +505,12 @@ TEST(blk_quiesce_finishes_what_is_in_flight)
 	drv_close(&d);
 }
 
-/* Lets go of the worker that is held up, a moment after the reset began to wait for it. */
+/* Lets go of the workers that are held up, a moment after the reset began to wait for them: of as many
+ * requests as there can be, if the reset is late itself. */
 static void *release_later(void *arg)
 {
-	usleep(20000);
-	for (int i = 0; i < 8; i++)
+	usleep(100000);
+	for (int i = 0; i < 16; i++)
 		sem_post(&go);
 	return NULL;
 }
