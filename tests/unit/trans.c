@@ -674,7 +674,7 @@ static void *spin_on(void *arg)
 	struct cpu_kit *k = arg;
 
 	native_thread_init(k->c);
-	k->c->budget = BLOCK_DEAD - 1;
+	__atomic_store_n(&k->c->budget, BLOCK_DEAD - 1, __ATOMIC_RELAXED);
 	interp_run(k->c);
 	return NULL;
 }

@@ -34,7 +34,7 @@ static pthread_mutex_t vcpu_test_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct engine_env env;
 static struct vcpu cpu, *cpus[1] = { &cpu };
 
-static void start(enum vexit exits)
+static void start_with(enum vexit exits, u64 rflags)
 {
 	struct err e;
 
@@ -43,9 +43,15 @@ static void start(enum vexit exits)
 	env.loop = loop_new(&vcpu_test_lock, false, &e);
 	OK(env.loop);
 	cpu_state_reset(&cpu.s, true);
+	cpu.s.rflags |= rflags;
 	cpu.eng = &fake_engine;
 	cpu.env = &env;
 	EQ(vcpu_start(&cpu, &e), 0);
+}
+
+static void start(enum vexit exits)
+{
+	start_with(exits, 0);
 }
 
 static void wait_runs(u32 n)
@@ -127,8 +133,7 @@ TEST(vcpu_halted_sleeps_through_changes_of_code)
 {
 	u32 before;
 
-	start(VEXIT_HALT);
-	cpu.s.rflags |= BIT(9);
+	start_with(VEXIT_HALT, BIT(9));
 	wait_runs(1);
 	usleep(20000);
 	before = runs;
