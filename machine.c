@@ -392,6 +392,7 @@ static void machine_resume(struct machine *m)
 		return;
 	m->run = RUN_RUNNING;
 	loop_clock_resume(m->loop);
+	kvmclock_start(&m->env);
 	for (u32 i = 0; i < m->nr_vcpus; i++)
 		m->vcpus[i]->s.tsc_offset -= gone;
 	for (u32 i = 0; i < m->nr_vcpus; i++) {
@@ -496,6 +497,7 @@ int machine_run(struct machine *m)
 	if (m->cfg->accel == ACCEL_AUTO)
 		log_info("cpu", "%s: %s", m->eng == &kvm_engine ? "KVM" : "software CPU", m->eng_why);
 	m->run = RUN_RUNNING;
+	kvmclock_start(&m->env);
 	m->request_work = (struct loop_work){ .fn = machine_do_requests, .arg = m };
 	timer_init(&m->stop, m->loop, machine_out_of_patience, m);
 	for (u32 i = 0; i < m->nr_vcpus; i++)

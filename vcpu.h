@@ -108,6 +108,7 @@ struct engine_env {
 	struct vcpu **vcpus;
 	u32 nr_vcpus;
 	u64 tsc_khz;           /* of the host's TSC, which the guest sees */
+	u64 clock_tsc, clock_ns; /* a moment on the host's TSC and in guest time; written while all are parked */
 	u64 tcg_cache_bytes;   /* code cache of the software CPU */
 	bool interp_only;      /* --accel interp */
 	bool stats;            /* --tcg-stats */
@@ -224,6 +225,8 @@ bool cpuid_is_native(const struct vcpu *v);
 /* MSRs that are the same for both engines' models (not APIC, not FS/GS/TSC): false: #GP. */
 bool msr_read(struct vcpu *v, u32 msr, u64 *val);
 bool msr_write(struct vcpu *v, u32 msr, u64 val);
+/* The moment that all vCPUs' paravirtual clocks count from is now: before they run, and after a pause. */
+void kvmclock_start(struct engine_env *env);
 /* Write the paravirtual clock's page afresh, if the guest has one: after a pause or a restore. */
 void kvmclock_update(struct vcpu *v);
 /* Host TSC frequency in kHz: CPUID 0x40000010, CPUID 0x15, else the kernel's own conversion

@@ -2,6 +2,8 @@
 # guest.sh PIECE...: makes what guests boot from, once, under build/guest (GUEST_DIR).  Pieces:
 #   kernel   vmlinuz, config, modules/        Debian's cloud kernel, unpacked, not installed
 #   generic  vmlinuz-generic, initrd-generic.img  the same of Debian's all-purpose kernel
+#   backports, sid, i386  vmlinuz-NAME, initrd-NAME.img  newer kernels, and one of 32 bits
+#   installer  vmlinuz-installer, initrd-installer.gz  the Debian installer's
 #   initrd   initrd.img                       busybox, virtio modules, scripts/guest/init
 #   root     root.img                         Debian, small: login "root", no password, on ttyS0
 #   small    small.img                        busybox alone on ext4, for quick tests
@@ -50,6 +52,25 @@ fetch()
 	own_apt apt-get -qq download "$1" >/dev/null || die "cannot download package $1"
 }
 
+# other_apt SUITE ARCH TOOL...: the same for what the machine's own sources do not name, from its mirror of Debian
+other_apt()
+{
+	local dir=$out/apt/$1-$2 tool=$3 uri key=/usr/share/keyrings/debian-archive-keyring.gpg
+	local opts=(-o "Dir::Etc::SourceList=$dir/sources.list" -o Dir::Etc::SourceParts=- -o "Dir::State::Lists=$dir/lists"
+		-o "Dir::Cache=$dir/cache" -o "APT::Architecture=$2" -o "APT::Architectures=$2" -o APT::Sandbox::User=
+		-o Debug::NoLocking=1)
+	if [ ! -e "$dir/.updated" ]; then
+		mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial"
+		uri=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' | awk -v s=$suite '$2 == s { print $1; exit }')
+		[ -n "$uri" ] || return 1
+		echo "deb [signed-by=$key] $uri $1 main" >"$dir/sources.list"
+		apt-get "${opts[@]}" -qq update >/dev/null 2>&1 || return 1
+		touch "$dir/.updated"
+	fi
+	shift 3
+	"$tool" "${opts[@]}" "$@"
+}
+
 # the versioned package behind linux-image-FLAVOUR
 kernel_package()
 {
@@ -94,13 +115,13 @@ modules_for()
 	done
 }
 
-# make_initrd MODULES_DIR FILE: busybox, the modules in order, our init
+# make_initrd MODULES_DIR FILE [BUSYBOX]: busybox, the modules in order, our init
 make_initrd()
 {
 	local d=$tmp/initrd n=0 m
 	rm -rf "$d"
 	mkdir -p "$d"/{bin,dev,proc,sys,root,modules,run,tmp}
-	install -m 755 /bin/busybox "$d/bin/busybox"
+	install -m 755 "${3:-/bin/busybox}" "$d/bin/busybox"
 	install -m 755 "$here/init" "$d/init"
 	ln -s busybox "$d/bin/sh"
 	# crc32c is what ext4's journal asks for by name, without saying so in its dependencies
@@ -149,6 +170,43 @@ piece_generic()
 	say INITRD initrd-generic.img
 	make_initrd "$out/generic/modules" "$tmp/initrd.img"
 	mv "$tmp/initrd.img" "$out/initrd-generic.img"
+}
+
+# other_kernel NAME SUITE ARCH FLAVOUR: vmlinuz-NAME, initrd-NAME.img; one test less where there is none
+other_kernel()
+{
+	local name=$1 pkg p modules get=(other_apt "$2" "$3")
+	[ ! -e "$out/initrd-$name.img" ] || [ "$here/init" -nt "$out/initrd-$name.img" ] || return 0
+	say KERNEL "Debian $2 $3"
+	pkg=$("${get[@]}" apt-cache depends "linux-image-$4" | sed -n 's/.*Depends: \(linux-image-[0-9][^ ]*\)/\1/p' | head -n 1) || true
+	[ -n "$pkg" ] || { echo "guest: SKIP: no kernel of $2 for $3 here" >&2; return 0; }
+	# From 7.x on the image, its modules and its configuration are packages of their own.
+	for p in "$pkg" $("${get[@]}" apt-cache depends "$pkg" | sed -n "s/.*Depends: \(linux-[a-z]*-${pkg#linux-image-}\)$/\1/p") \
+		$([ "$3" = amd64 ] || echo busybox-static); do
+		(cd "$tmp" && "${get[@]}" apt-get -qq download "$p" >/dev/null 2>&1 && dpkg-deb -x "$p"_*.deb kernel) ||
+			{ echo "guest: SKIP: cannot download $p of $2 for $3" >&2; return 0; }
+	done
+	modules=$(find "$tmp/kernel" -path '*/lib/modules/*' -prune | head -n 1)
+	find "$modules" -name '*.ko.xz' -exec xz -dq {} +
+	make_initrd "$modules" "$tmp/initrd.img" "$(find "$tmp/kernel" -path '*/bin/busybox')"
+	mv "$(find "$tmp/kernel" -name 'vmlinuz*' -type f)" "$out/vmlinuz-$name"
+	mv "$tmp/initrd.img" "$out/initrd-$name.img"
+}
+
+piece_backports() { other_kernel backports $suite-backports amd64 cloud-amd64; }
+piece_sid() { other_kernel sid sid amd64 cloud-amd64; }
+piece_i386() { other_kernel i386 $suite i386 686-pae; }
+
+piece_installer()
+{
+	local from=$tmp/kernel/usr/lib/debian-installer/images/12/amd64/text/debian-installer/amd64
+	[ ! -e "$out/initrd-installer.gz" ] || return 0
+	say KERNEL "the Debian installer's"
+	(cd "$tmp" && fetch debian-installer-12-netboot-amd64) ||
+		{ echo "guest: SKIP: no package of the Debian installer here" >&2; return 0; }
+	dpkg-deb -x "$tmp"/debian-installer-*.deb "$tmp/kernel"
+	mv "$from/linux" "$out/vmlinuz-installer"
+	mv "$from/initrd.gz" "$out/initrd-installer.gz"
 }
 
 # debian_tar PACKAGES: root.tar, a Debian with these
@@ -372,8 +430,9 @@ piece_bench()
 mkdir -p "$out"
 exec 9>"$out/.lock"
 flock 9
-[ $# -gt 0 ] || die "name a piece: kernel, generic, initrd, root, small, mini, work, firmware, grub, tools, bench or all"
-[ "$1" != all ] || set -- kernel initrd generic small root mini work firmware grub tools bench
+[ $# -gt 0 ] || die "name a piece, of those at the head of this file, or all"
+[ "$1" != all ] || set -- kernel initrd generic small root mini work firmware grub tools bench \
+	backports sid i386 installer
 for piece in "$@"; do
 	declare -F "piece_$piece" >/dev/null || die "no piece $piece"
 	tmp=$(mktemp -d "$out/.tmp.XXXXXX")

@@ -1,5 +1,7 @@
 /* exec_sys.c - control registers and mode switches, descriptor tables, MSRs, ports, fast system
  * calls. */
+#include <unistd.h>
+
 #include "cpu.h"
 
 static void expect_gp0(struct cpu_rig *r)
@@ -432,8 +434,12 @@ TEST(sys_paravirtual_clock_page_converts_cycles_to_nanoseconds)
 
 	long_mode(r, 0);
 	r->env.tsc_khz = host_tsc_khz();
+	kvmclock_start(&r->env);
 	wrmsr(r, 0x4b564d01, 0x5000 | 1);
 	expect_ok(r);
+	usleep(1000);
+	wrmsr(r, 0x4b564d01, 0x5100 | 1); /* another vCPU's, later: it counts from the same moment */
+	OK(!memcmp(ram(r, 0x5008), ram(r, 0x5108), 24));
 	EQ(ld32(ram(r, 0x5000)) & 1, 0);
 	OK(ld32(ram(r, 0x5000)) >= 2);
 	EQ(ram(r, 0x5000)[29], 1);
