@@ -58,12 +58,18 @@ def threads(pid):
 
 
 def inject(tid, number, *args):
-    """Have the thread, which waits in a system call, make another; it goes on with whatever comes of it."""
+    """Have the thread make a system call, wherever it is: by the instruction with which its process's main
+    thread, which waits, made its last."""
+    with open(f"/proc/{tid}/status") as f:
+        leader = re.search(r"^Tgid:\s*(\d+)", f.read(), re.M).group(1)
+    with open(f"/proc/{leader}/syscall") as f:
+        words = f.read().split()
+    check(len(words) > 2, f"the main thread does not wait: {words}")
     regs = Regs()
     ptrace(PTRACE_ATTACH, tid)
     os.waitpid(tid, WALL)
     ptrace(PTRACE_GETREGS, tid, ctypes.byref(regs))
-    regs.rip -= 2
+    regs.rip = int(words[-1], 16) - 2
     regs.rax, regs.orig_rax = number, 2**64 - 1
     regs.rdi, regs.rsi, regs.rdx = (*args, 0, 0, 0)[:3]
     ptrace(PTRACE_SETREGS, tid, ctypes.byref(regs))
@@ -146,6 +152,55 @@ def walls_keep_no_stray_descriptor(env):
             proc.wait()
             proc.stdin.close()
             proc.stdout.close()
+
+
+@test()
+def forbidden_call_kills_and_is_explained(env):
+    """socket(2), in each kind of thread."""
+    for name in ("mvm", "vcpu", "disk"):
+        with Scratch() as s:
+            vm = echo(env, s)
+            try:
+                child = guest_pid(vm)
+                tid = threads(child)[name][0]
+                inject(tid, 41, 1, 2, 3)
+                check(see_it_die(tid) == signal.SIGSYS, f"{name}: not killed by SIGSYS")
+                vm.expect(r"sandbox: %s thread: system call 41 \(0x1, 0x2, 0x3\) at mvm\+0x[0-9a-f]+, which .*report"
+                          % name.replace("mvm", "loop"), 10)
+                vm.expect_exit(4, 10)
+                check(not os.path.exists(f"/proc/{child}"), "the guest's process is still there")
+            finally:
+                vm.__exit__()
+
+
+@test()
+def forbidden_memory_cannot_be_had(env):
+    """mmap and mprotect, with and without execution."""
+    for number, args in ((9, (0, 4096, 7)), (9, (0, 4096, 3)), (10, (0, 4096, 5)), (25, ()), (12, ())):
+        with Scratch() as s:
+            vm = echo(env, s)
+            try:
+                tid = threads(guest_pid(vm))["vcpu"][0]
+                inject(tid, number, *args)
+                check(see_it_die(tid) == signal.SIGSYS, f"system call {number}: not killed by SIGSYS")
+                vm.expect(f"system call {number} ", 10)
+                vm.expect_exit(4, 10)
+            finally:
+                vm.__exit__()
+
+
+@test()
+def forbidden_call_is_only_reported_when_asked(env):
+    with Scratch() as s:
+        vm = echo(env, s, "--sandbox", "log")
+        try:
+            tid = threads(guest_pid(vm))["vcpu"][0]
+            inject(tid, 39)
+            vm.expect("vcpu thread: system call 39 .*would have been killed", 10)
+            os.waitpid(tid, WALL | os.WNOHANG)
+            os.kill(tid, 0)
+        finally:
+            vm.__exit__()
 
 
 @test()
