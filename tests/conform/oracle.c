@@ -143,7 +143,8 @@ static bool same_error(const struct regs *host, const struct regs *guest)
 /* An instruction with several accesses or a large one may find what is wrong in any order. */
 static bool order_is_free(const struct test_case *t, u64 rip)
 {
-	static const insn_fn list[] = { exec_IRET,     exec_RET_FAR, exec_CALL, exec_MASKMOVDQU,
+	static const insn_fn list[] = { exec_IRET,     exec_RET_FAR, exec_CALL_FAR, exec_JMP_FAR,
+					exec_CALL,     exec_MASKMOVDQU,
 					exec_MASKMOVQ, exec_LSS,     exec_LFS,	exec_LGS,
 					exec_LDS,      exec_LES };
 	const struct seq_point *p = point_at(t, rip);
