@@ -174,7 +174,7 @@ static void block_insert(struct tcg_cpu *c, struct block *b)
 		b->granule_next = *granule;
 		*granule = b;
 		p->longest = MAX(p->longest, b->bytes);
-		p->quiet = 0;
+		p->quiet = p->kills = 0;
 	}
 }
 
@@ -223,9 +223,11 @@ static void page_span(const struct code_page *p, gpa_t gpa, u64 len, u64 *first,
 	*last = (off + len - 1) / GRANULE;
 }
 
-/* Drop the blocks that overlap [gpa, gpa+len). */
-void block_drop_range(struct tcg_cpu *c, gpa_t gpa, u64 len)
+/* Drop the blocks that overlap [gpa, gpa+len).  True if there were any. */
+bool block_drop_range(struct tcg_cpu *c, gpa_t gpa, u64 len)
 {
+	u64 before = c->stat_invalidated;
+
 	while (len) {
 		u64 n = MIN(len, PAGE_SIZE - gpa % PAGE_SIZE), i, last;
 		struct code_page *p = page_find(c->interp, ALIGN_DOWN(gpa, PAGE_SIZE));
@@ -236,6 +238,7 @@ void block_drop_range(struct tcg_cpu *c, gpa_t gpa, u64 len)
 		gpa += n;
 		len -= n;
 	}
+	return c->stat_invalidated != before;
 }
 
 /* Does any block overlap [gpa, gpa+len), which lies in one page? */
@@ -314,7 +317,13 @@ static void code_changed(struct tcg_cpu *c, gpa_t gpa, u64 len)
 	gpa_t first = ALIGN_DOWN(gpa, GRANULE);
 	u64 span = ALIGN_UP(gpa + len, GRANULE) - first;
 
-	block_drop_range(c, gpa, len);
+	if (p && p->kills == KILLS_MAX) { /* the whole page is being written anew */
+		p->kills = 0;
+		first = p->gpa;
+		len = span = PAGE_SIZE;
+	}
+	if (block_drop_range(c, len == PAGE_SIZE ? first : gpa, len) && p)
+		p->kills++;
 	if (!p || len == PAGE_SIZE) {
 		code_map_clear(c->code, first, span);
 		post_to_others(c, first, span);

@@ -19,6 +19,7 @@ enum {
 	CODE_PAGES = 1 << 12,     /* buckets of pages that hold blocks */
 	GRANULE = 64,             /* bytes of a page that share a list */
 	QUIET_MAX = 32,           /* after so many stores a page's empty granules are plain data */
+	KILLS_MAX = 8,            /* after so many that hit code a page's code is gone */
 	BUDGET = 10000,           /* instructions between two looks at the clock */
 	KEY_WIDE_CS = 4,          /* code segment not flat: its limit needs a look at each entry */
 	KEY_SPLIT = 8,            /* one instruction that crosses into another page */
@@ -53,6 +54,7 @@ struct code_page {
 	struct code_page *next;
 	u32 longest;              /* bytes of the longest block */
 	u32 quiet;                /* stores to its empty granules since a block was built here */
+	u32 kills;                /* stores that dropped blocks since then */
 	struct block *granule[PAGE_SIZE / GRANULE];
 };
 
@@ -257,7 +259,7 @@ HANDLER exec_bit_scan(struct tcg_cpu *c, const struct insn *in);
 HANDLER exec_guarded(struct tcg_cpu *c, const struct insn *in);
 
 /* block.c */
-void block_drop_range(struct tcg_cpu *c, gpa_t gpa, u64 len);
+bool block_drop_range(struct tcg_cpu *c, gpa_t gpa, u64 len);
 bool block_in_range(struct tcg_cpu *c, gpa_t gpa, u64 len);
 /* Another thread made code in [gpa, gpa+len) stale: drop it at c's next look at its requests. */
 void interp_post(struct tcg_cpu *c, gpa_t gpa, u64 len);

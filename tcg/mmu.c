@@ -23,8 +23,7 @@ enum { BANKS = 8, KINDS = 4, WORDS = TLB_SIZE / 64, NO_BANK = -1 };
 enum kind { KIND_R, KIND_W, KIND_X, KIND_C };
 
 struct view {
-	struct tlb t; /* kinds R, W, X */
-	struct tlb_entry c[TLB_SIZE]; /* kind C: stores to pages with code */
+	struct tlb t; /* kinds R, W, X, C */
 	gpa_t x_gpa[TLB_SIZE], c_gpa[TLB_SIZE]; /* of kinds X and C */
 	u64 used[KINDS * WORDS], global[KINDS * WORDS], big[KINDS * WORDS];
 	u64 some[KINDS]; /* words of used that may not be 0 */
@@ -34,7 +33,7 @@ struct view {
 	} large[2];
 };
 _Static_assert(WORDS == 64, "struct view's some");
-_Static_assert(offsetof(struct view, c) == 3 * TLB_SIZE * sizeof(struct tlb_entry),
+_Static_assert(offsetof(struct view, t.c) == 3 * TLB_SIZE * sizeof(struct tlb_entry),
 	       "view_entry() takes the four arrays for one");
 
 struct bank {
@@ -443,11 +442,10 @@ static bool lookup(struct tcg_cpu *c, struct view *v, gva_t lin, enum access acc
 	gva_t page = ALIGN_DOWN(lin, PAGE_SIZE);
 
 	*p = (struct place){ .gpa = v->x_gpa[i] | lin % PAGE_SIZE };
-	if (acc & ACC_W && v->c[i].tag == page) {
-		t = &v->c[i];
+	if (acc & ACC_W && v->t.c[i].tag == page) {
+		t = &v->t.c[i];
 		p->gpa = v->c_gpa[i] | lin % PAGE_SIZE;
-		p->code =
-			atomic_load_explicit(code_map_word(c->code, p->gpa), memory_order_acquire);
+		p->code = atomic_load_explicit(v->t.c_word[i], memory_order_acquire);
 		if (!p->code) /* the page has become plain data: let a write entry be made */
 			return false;
 	}
@@ -480,6 +478,7 @@ static void fill(struct tcg_cpu *c, struct view *v, gva_t lin, enum access acc,
 		return;
 	if (p->code) {
 		v->c_gpa[i] = ALIGN_DOWN(p->gpa, PAGE_SIZE);
+		v->t.c_word[i] = code_map_word(c->code, p->gpa);
 		view_fill(m, v, KIND_C, lin, page, w);
 		return;
 	}

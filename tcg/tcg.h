@@ -61,6 +61,8 @@ static inline u64 tlb_invalid_tag(unsigned slot)
 
 struct tlb {
 	struct tlb_entry r[TLB_SIZE], w[TLB_SIZE], x[TLB_SIZE];
+	struct tlb_entry c[TLB_SIZE];     /* stores to pages with decoded code; never a w entry as well */
+	_Atomic u64 *c_word[TLB_SIZE];    /* such a page's word in the code map */
 };
 
 struct block; /* decoded block, interp.c */
@@ -102,7 +104,7 @@ struct tcg_cpu {
 	struct trans *trans;      /* trans.c; NULL: interpreter only */
 	struct {                  /* translated code's own, beside some of the above */
 		u64 stack;      /* C's stack pointer, while RSP is the tcg_cpu */
-		u64 scratch, old_cc;
+		u64 scratch, rax, old_cc;
 		u64 near_key;   /* XORed with rip to make a tag: the privilege */
 		struct trans_near {
 			u64 tag;

@@ -83,7 +83,7 @@ struct trans {
 	u16 heat;
 	bool busy; /* translating: a dropped block is not to be reused */
 	/* Offsets of the common code */
-	u32 enter, leave, leave_rip, far, step, step_flags, fp, group, split, loop, trap;
+	u32 enter, leave, leave_rip, far, step, step_flags, fp, group, split, loop, trap, beside;
 	u64 near_gen; /* c->xlat_gen when hot.near[] was emptied last */
 	bool counting; /* --tcg-stats: translated code counts as well */
 	struct trans_stats {
@@ -181,6 +181,7 @@ struct host_at {
 struct late { /* code that stands behind the block */
 	u8 *jump; /* its rel32 */
 	u8 *back; /* where it goes on, or NULL */
+	u8 *beside; /* a store that may be to a page with code: where it goes on if it hits none */
 	const struct insn *in;
 	u32 thunk; /* what is called, unless the interpreter for the instruction */
 	u64 group; /* for trans_group */

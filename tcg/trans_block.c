@@ -221,6 +221,10 @@ static void emit_lates(struct emit *e)
 		u32 thunk = l->thunk ? l->thunk : l->flags ? e->t->step_flags : e->t->step;
 
 		emit_patch(l->jump, a->p);
+		if (l->beside) {
+			emit_call(a, trans_rw(e->t, e->t->beside));
+			emit_patch(emit_jcc(a, CC_E), l->beside);
+		}
 		if (l->thunk == e->t->group)
 			emit_imm64(a, T1, l->group);
 		emit_imm64(a, T0, l->in ? (u64)l->in : (u64)e->b);

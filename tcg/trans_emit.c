@@ -158,16 +158,20 @@ u8 *emit_lookup(struct emit *e, s32 off, s32 most)
 void emit_check(struct emit *e, const struct insn *in, unsigned size, bool write)
 {
 	s32 off = write ? offsetof(struct tlb, w) : offsetof(struct tlb, r);
+	struct late *l;
 
 	if (e->t->counting)
 		emit_count(e->a, T1, checks, 1);
-	late_add(e, emit_lookup(e, off, PAGE_SIZE - size), in);
+	l = late_add(e, emit_lookup(e, off, PAGE_SIZE - size), in);
 	x64_op(e->a, &(struct x64_op){ .opcode = 0x03,
 				       .w = true,
 				       .reg = T0,
 				       .rm = T1,
 				       .mem = true,
 				       .disp = off + 8 });
+	/* Another vCPU could make code of the bytes between the look at the map and the store. */
+	if (write && size <= 8 && e->c->v.env->nr_vcpus == 1)
+		l->beside = e->a->p;
 }
 
 void emit_linear(struct emit *e, const struct insn *in, unsigned which, s64 by)

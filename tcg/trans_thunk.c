@@ -36,6 +36,15 @@ static void thunk_pop(struct x64 *a, unsigned reg)
 	x64_op(a, &(struct x64_op){ .opcode = 0x8f, .reg = 0, .rm = (u8)reg });
 }
 
+static void thunk_bit_test(struct x64 *a, unsigned reg, unsigned bit)
+{
+	x64_op(a, &(struct x64_op){ .map = X64_MAP_0F,
+				    .opcode = 0xa3,
+				    .w = true,
+				    .reg = (u8)bit,
+				    .rm = (u8)reg });
+}
+
 static void thunk_rsp(struct x64 *a, s32 by)
 {
 	x64_lea(a, RSP, RSP, by);
@@ -169,6 +178,54 @@ static void thunk_far(struct x64 *a, u8 *leave_rip, bool counting)
 				    .disp = GS_OFF(hot.near) + 8 });
 }
 
+/* A store of at most 8 bytes to T0, linear, that found no write entry: to a page with decoded code,
+ * but not where that is?  Then ZF, and T0 becomes the host's.  T1, T2 and the other flags are lost.
+ */
+static void thunk_beside(struct x64 *a)
+{
+	struct x64_op at = { .w = true, .mem = true, .disp = offsetof(struct tlb, c) };
+	u8 *fail[4];
+
+	thunk_rsp(a, 8);
+	x64_store_gs(a, RAX, GS_OFF(hot.rax));
+	x64_mov_rr(a, T1, T0);
+	emit_shift(a, SHIFT_SHR, true, T1, 12);
+	x64_alu_imm(a, OP_AND, false, T1, TLB_SIZE - 1);
+	emit_shift(a, SHIFT_SHL, false, T1, 3);
+	x64_load_gs(a, T2, GS_OFF(tlb));
+	emit_rr(a, 0x01, true, T2, T1); /* + 8 * index */
+	x64_mov_rr(a, RAX, T0);
+	at.opcode = 0x2b, at.reg = RAX, at.rm = T2, at.has_index = true, at.index = T1;
+	x64_op(a, &at); /* + 16 * index: entries are twice as large as pointers */
+	x64_alu_imm(a, OP_CMP, true, RAX, PAGE_SIZE - 8);
+	fail[0] = emit_jcc(a, CC_A);
+	x64_load(a, RAX, T2, offsetof(struct tlb, c_word));
+	x64_load(a, RAX, RAX, 0);
+	at.opcode = 0x8b, at.reg = T1, at.disp += 8;
+	x64_op(a, &at); /* the addend */
+	x64_mov_rr(a, T2, T0);
+	emit_shift(a, SHIFT_SHR, true, T2, 6); /* BT counts granules modulo 64 */
+	thunk_bit_test(a, RAX, T2);
+	fail[1] = emit_jcc(a, CC_B);
+	x64_lea(a, T2, T0, 7);
+	emit_shift(a, SHIFT_SHR, true, T2, 6);
+	thunk_bit_test(a, RAX, T2);
+	fail[2] = emit_jcc(a, CC_B);
+	emit_rr(a, 0x85, true, RAX, RAX);
+	fail[3] = emit_jcc(a, CC_E); /* plain data by now: let it have its write entry */
+	emit_rr(a, 0x01, true, T0, T1);
+	x64_load_gs(a, RAX, GS_OFF(hot.rax));
+	thunk_rsp(a, -8);
+	emit_rr(a, 0x39, true, RSP, RSP); /* CMP: equal */
+	x64_ret(a);
+	for (unsigned i = 0; i < ARRAY_LEN(fail); i++)
+		emit_patch(fail[i], a->p);
+	x64_load_gs(a, RAX, GS_OFF(hot.rax));
+	thunk_rsp(a, -8);
+	emit_rr(a, 0x85, true, RSP, RSP); /* TEST: not zero */
+	x64_ret(a);
+}
+
 void trans_thunks(struct tcg_cpu *c, struct trans *t)
 {
 	struct x64 a = { cache_reserve(&t->cache, PAGE_SIZE), t->cache.rw + PAGE_SIZE, false };
@@ -195,6 +252,8 @@ void trans_thunks(struct tcg_cpu *c, struct trans *t)
 	thunk_c(&a, (u64)trans_split, false);
 	t->loop = HERE;
 	thunk_c(&a, (u64)trans_loop, false);
+	t->beside = HERE;
+	thunk_beside(&a);
 	t->trap = HERE;
 	thunk_trap(&a);
 	ASSERT(!a.full);

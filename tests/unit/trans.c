@@ -859,3 +859,68 @@ TEST(trans_serialising_instructions_look_at_what_others_told)
 		cpu_kit_free(k);
 	}
 }
+
+/* --- stores to pages with code ---------------------------------------------------------------- */
+/* One store to page offset `at`, made by translated code that lies elsewhere. */
+static void store_beside(struct cpu_kit *k, unsigned at, unsigned times)
+{
+	k->s->gpr[RDI] = KIT_DATA + at;
+	k->s->gpr[RCX] = times;
+	k->s->rip = KIT_CODE;
+	k->s->mp_state = MP_RUNNABLE;
+	kit_go(k);
+	EQ(k->c->exc.vector, EXC_NONE);
+}
+
+TEST(trans_stores_beside_code_and_into_it)
+{
+	struct cpu_kit *k = cpu_kit_new();
+	const u64 *data = (const u64 *)(k->ram + KIT_DATA);
+	u64 dropped;
+
+	/* mov [rdi], rcx; dec ecx; jmp over; (over:) jnz back; hlt */
+	CODE(k, 0x48, 0x89, 0x0f, 0xff, 0xc9, 0xeb, 0, 0x75, 0xf7, 0xf4);
+	memcpy(k->ram + KIT_DATA + 2 * GRANULE, "\xb0\x07\xf4", 3); /* mov al, 7; hlt */
+	store_beside(k, 0, 4 * HEAT);
+	OK(k->c->trans->stat.blocks > 0);
+	k->s->rip = KIT_DATA + 2 * GRANULE;
+	k->s->mp_state = MP_RUNNABLE;
+	kit_go(k);
+	dropped = k->c->stat_invalidated;
+	store_beside(k, 8, 300); /* another granule, then one half of a store, then all of it */
+	EQ(data[1], 1);
+	EQ(k->c->stat_invalidated, dropped);
+	store_beside(k, 2 * GRANULE - 8, 300);
+	EQ(k->c->stat_invalidated, dropped);
+	store_beside(k, 2 * GRANULE - 7, 1);
+	EQ(k->c->stat_invalidated, dropped + 1);
+	EQ(ld64(k->ram + KIT_DATA + 2 * GRANULE - 7), 1);
+	cpu_kit_free(k);
+}
+
+TEST(trans_page_written_anew_loses_its_code_at_once_and_new_code_is_seen)
+{
+	enum { FUNCTIONS = 20, ROUNDS_OF_CODE = 4 };
+	struct cpu_kit *k = cpu_kit_new();
+	u64 before;
+
+	/* mov [rdi], rax; hlt */
+	CODE(k, 0x48, 0x89, 0x07, 0xf4);
+	for (unsigned round = 0; round < ROUNDS_OF_CODE; round++) {
+		before = k->c->stat_invalidated;
+		for (unsigned f = 0; f < FUNCTIONS; f++) { /* mov eax, n; hlt */
+			k->s->gpr[RAX] = 0xb8 | (u64)(round * 100 + f) << 8 | (u64)0xf4 << 40;
+			store_beside(k, f * GRANULE, 1);
+		}
+		EQ(k->c->stat_invalidated, before + (round ? FUNCTIONS : 0));
+		for (unsigned f = 0; f < FUNCTIONS; f++) {
+			k->s->rip = KIT_DATA + f * GRANULE;
+			k->s->mp_state = MP_RUNNABLE;
+			kit_go(k);
+			EQ(k->s->gpr[RAX], round * 100 + f);
+		}
+		/* so the page has code again, though it had none after the ninth store */
+		OK(code_map_hit(k->c->code, KIT_DATA, PAGE_SIZE));
+	}
+	cpu_kit_free(k);
+}
