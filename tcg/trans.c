@@ -237,6 +237,22 @@ HANDLER trans_count(struct tcg_cpu *c, const struct insn *in)
 	return trans_enter(c, in);
 }
 
+/* in leaves translated code half way through its block, and the x87 instructions before it may not have
+ * left their address yet; those before an instruction of the interpreter's have. */
+static void x87_catch_up(struct tcg_cpu *c, const struct insn *in)
+{
+	const struct insn *end = in, *p = in;
+
+	while (end->fn != exec_fall_through)
+		end++;
+	while (p-- > ((const struct block *)end->aux)->insn && insn_way(p) != WAY_STEP)
+		if (x87_notes(p)) {
+			c->native->ptr.fip = insn_rip(c, p);
+			c->native->ptr.fop = (u16)((p->op->map - MAP_D8) << 8 | p->modrm);
+			return;
+		}
+}
+
 /* --- called by translated code ---------------------------------------------------------------- */
 /* false: translated code is left. */
 static bool trans_end(struct tcg_cpu *c)
@@ -264,8 +280,11 @@ bool trans_step(struct tcg_cpu *c, const struct insn *in)
 	    string_fast(c, in))
 		return true;
 	next = insn_general(in)(c, in);
-	if (!next)
+	if (!next) {
+		if (c->exc.vector != EXC_NONE)
+			x87_catch_up(c, in);
 		return trans_end(c);
+	}
 	if (unlikely(c->interp->dropped)) {
 		c->v.s.rip = insn_rip(c, next);
 		return trans_end(c);
@@ -372,6 +391,7 @@ bool trans_group(struct tcg_cpu *c, const struct insn *in, u64 info)
 		bool ok = lin_host(c, lin, g.size, g.own_write ? ACC_W : ACC_R, &host);
 
 		if (!ok && in->op->cls != CLS_NATIVE) {
+			x87_catch_up(c, in);
 			insn_fault(c, in);
 			return trans_end(c);
 		}
@@ -382,6 +402,7 @@ bool trans_group(struct tcg_cpu *c, const struct insn *in, u64 info)
 			return true;
 		c->exc.vector = EXC_NONE; /* #MF or a misaligned operand's #GP may go first */
 	}
+	x87_catch_up(c, in);
 	b = trans_rest(c, in);
 	if (b->trans && group_fails(&c->trans->pool[b->trans])) {
 		b->no_groups = true;
@@ -430,6 +451,7 @@ bool trans_trap(struct tcg_cpu *c, const struct insn *unused)
 		s++;
 	ASSERT(s < end && tb->b);
 	in = s->in;
+	x87_catch_up(c, in);
 	if (!s->flags_live)
 		c->cc = (u16)c->hot.old_cc;
 	c->hot.left = 0; /* a register has it, which is lost */

@@ -374,3 +374,4 @@ u16 op_flags_needed(const struct insn *in, u16 live_after); /* in EFLAGS when it
 u16 op_flags_before(const struct insn *in, u16 live_after);
 u16 op_flags_written(const struct insn *in);
 u8 op_fp_need(const struct insn *in);
+bool x87_notes(const struct insn *in); /* it leaves its address in FIP */

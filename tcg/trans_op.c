@@ -185,17 +185,31 @@ static void site_add(struct emit *e, unsigned i)
 	e->tb->sites++;
 }
 
-/* The last x87 instruction and operand, in place of the host's pointers, which are addresses of
- * ours.  The x87 instructions in front of the last of a block leave no trace here. */
+/* FCLEX, FLDCW, FSTCW, FSTSW and no-operations leave the pointers alone. */
+bool x87_notes(const struct insn *in)
+{
+	u8 map = in->op->map, op = in->modrm < 0xc0 ? in->modrm >> 3 & 7 : in->modrm;
+
+	return map_is_x87(map) && !(map == MAP_D9 && (op == 5 || op == 7)) &&
+	       !(map == MAP_DD && op == 7) && !(map == MAP_DF && op == 0xe0) &&
+	       !(map == MAP_DB && op >= 0xe0 && op <= 0xe4);
+}
+
+/* The last x87 instruction, in place of the host's pointers, which are addresses of ours.  Another one
+ * behind it will do the same, unless the interpreter comes in between; if a fault does, trans.c makes up
+ * for it. */
 static void x87_note(struct emit *e, unsigned i)
 {
 	const struct insn *in = e->insn[i];
 	struct x64 *a = e->a;
 	s32 ptr = offsetof(struct native, ptr);
 
-	for (unsigned n = i + 1; n < e->n && insn_way(e->insn[n]) != WAY_JCC; n++)
-		if (map_is_x87(e->insn[n]->op->map))
+	for (unsigned n = i + 1; n < e->n; n++) {
+		if (e->insn[n] != e->insn[n - 1] + 1 || insn_way(e->insn[n]) == WAY_STEP)
+			break; /* another block, or the interpreter */
+		if (x87_notes(e->insn[n]))
 			return;
+	}
 	emit_scratch(e, T1);
 	emit_scratch(e, T2);
 	x64_load_gs(a, T1, GS_OFF(native));
@@ -214,16 +228,6 @@ static void x87_note(struct emit *e, unsigned i)
 				    .disp = ptr + (s32)offsetof(struct x87_ptr, fop) });
 	x64_u8(a, in->modrm);
 	x64_u8(a, (u8)(in->op->map - MAP_D8));
-}
-
-/* FCLEX, FLDCW, FSTCW, FSTSW and no-operations leave the pointers alone. */
-static bool x87_notes(const struct insn *in)
-{
-	u8 map = in->op->map, op = in->modrm < 0xc0 ? in->modrm >> 3 & 7 : in->modrm;
-
-	return map_is_x87(map) && !(map == MAP_D9 && (op == 5 || op == 7)) &&
-	       !(map == MAP_DD && op == 7) && !(map == MAP_DF && op == 0xe0) &&
-	       !(map == MAP_DB && op >= 0xe0 && op <= 0xe4);
 }
 
 /* --- encoding --------------------------------------------------------------------------------- */

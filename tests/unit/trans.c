@@ -924,3 +924,50 @@ TEST(trans_page_written_anew_loses_its_code_at_once_and_new_code_is_seen)
 	}
 	cpu_kit_free(k);
 }
+
+/* --- x87 pointers ----------------------------------------------------------------------------- */
+enum { FADD_AT = 4, STORE_AT = 6, FADD2_AT = 9 };
+
+static void x87_program(struct cpu_kit *k, u64 rdi)
+{
+	k->s->gpr[RDI] = rdi;
+	k->s->rip = KIT_CODE;
+	k->s->mp_state = MP_RUNNABLE;
+	kit_go(k);
+}
+
+TEST(trans_x87_pointers_are_those_of_the_instruction_before_a_fault)
+{
+	struct cpu_kit *k = cpu_kit_new();
+
+	/* fninit; fld1; fadd st, st; mov [rdi], eax; fadd st, st; fnstsw ax; hlt */
+	CODE(k, 0xdb, 0xe3, 0xd9, 0xe8, 0xd8, 0xc0, 0x48, 0x89, 0x07, 0xd8, 0xc0, 0xdf, 0xe0, 0xf4);
+	for (unsigned i = 0; i < 3 * HEAT; i++) {
+		x87_program(k, KIT_DATA);
+		EQ(k->c->exc.vector, EXC_NONE);
+		EQ(k->c->native->ptr.fip, KIT_CODE + FADD2_AT);
+		EQ(k->c->native->ptr.fop, 0x0c0);
+	}
+	OK(k->c->trans->stat.blocks > 0);
+	k->c->native->ptr.fip = 0;
+	cpu_kit_map(k, KIT_DATA, 0, 0);
+	x87_program(k, KIT_DATA);
+	EQ(k->c->exc.vector, EXC_PF);
+	EQ(k->s->rip, KIT_CODE + STORE_AT);
+	EQ(k->c->native->ptr.fip, KIT_CODE + FADD_AT);
+	cpu_kit_free(k);
+}
+
+TEST(trans_x87_pointers_in_an_image_are_those_of_the_instruction_before)
+{
+	struct cpu_kit *k = cpu_kit_new();
+
+	/* fninit; fld1; fadd st, st; fnstenv [rdi]; fadd st, st; hlt */
+	CODE(k, 0xdb, 0xe3, 0xd9, 0xe8, 0xd8, 0xc0, 0xd9, 0x37, 0xd8, 0xc0, 0xf4);
+	for (unsigned i = 0; i < 3 * HEAT; i++) {
+		x87_program(k, KIT_DATA);
+		EQ(ld32(k->ram + KIT_DATA + 12), KIT_CODE + FADD_AT);
+	}
+	OK(k->c->trans->stat.blocks > 0);
+	cpu_kit_free(k);
+}
