@@ -184,13 +184,13 @@ static void block_drop(struct tcg_cpu *c, struct block *b)
 {
 	struct interp *it = c->interp;
 	struct block **at = hash_head(it, b->host);
-	struct block **front = &it->front[front_index(b->host)];
+	unsigned front = front_index(b->host);
 
 	while (*at != b)
 		at = &(*at)->hash_next;
 	*at = b->hash_next;
-	if (*front == b)
-		*front = NULL;
+	if (it->front[front].b == b)
+		it->front[front].b = NULL, it->front[front].host = 0;
 	if (b->trans)
 		trans_drop(c, b);
 	b->host = 0;
@@ -534,7 +534,7 @@ static struct block *block_find_slow(struct tcg_cpu *c, gva_t lin)
 	if (!b && c->exc.vector == EXC_NONE)
 		return split_build(c, lin, host, gpa);
 	if (b)
-		it->front[front_index(host)] = b;
+		it->front[front_index(host)].host = host, it->front[front_index(host)].b = b;
 	return b;
 }
 
@@ -556,12 +556,13 @@ struct block *block_find(struct tcg_cpu *c)
 	u64 rip = c->v.s.rip, page_rip = c->code_rip;
 	gva_t lin = code_lin(c, rip);
 	const struct tlb_entry *t = &c->tlb->x[tlb_index(lin)];
+	unsigned i = front_index(lin + t->addend);
 	struct block *b = NULL;
 
 	it->key = c->mode | (code_wide(c) ? KEY_WIDE_CS : 0);
-	if (likely(lin - t->tag < PAGE_SIZE))
-		b = it->front[front_index(lin + t->addend)];
-	if (!b || b->host != lin + t->addend || b->key != it->key) {
+	if (likely(lin - t->tag < PAGE_SIZE) && it->front[i].host == lin + t->addend)
+		b = it->front[i].b;
+	if (!b || b->key != it->key) {
 		if (!code_room(c, rip)) {
 			raise_err(c, EXC_GP, 0);
 			return NULL;

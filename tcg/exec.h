@@ -15,7 +15,7 @@
 enum {
 	BLOCK_MAX = 32,           /* instructions */
 	FRONT_SIZE = 1 << 12,     /* direct-mapped by host address */
-	HASH_SIZE = 1 << 14,
+	HASH_SIZE = 1 << 16,
 	CODE_PAGES = 1 << 12,     /* buckets of pages that hold blocks */
 	GRANULE = 64,             /* bytes of a page that share a list */
 	QUIET_MAX = 32,           /* after so many stores a page's empty granules are plain data */
@@ -61,7 +61,10 @@ struct code_page {
 enum { ARENA_BYTES = 16 << 20 }; /* unless --tcg-cache says otherwise */
 
 struct interp {
-	struct block *front[FRONT_SIZE];
+	struct {
+		u64 host;         /* b's: a miss must not cost a look at some cold block */
+		struct block *b;
+	} front[FRONT_SIZE];
 	struct block *hash[HASH_SIZE];
 	struct code_page *page[CODE_PAGES];
 	u8 *arena;                /* blocks and code pages; emptied as a whole */
@@ -220,12 +223,11 @@ static always_inline struct block *front_64(struct tcg_cpu *c, u64 rip)
 {
 	const struct tlb_entry *t = &c->tlb->x[tlb_index(rip)];
 	u64 host = rip + t->addend;
-	struct block *b;
+	unsigned i = front_index(host);
 
-	if (unlikely(rip - t->tag >= PAGE_SIZE))
+	if (unlikely(rip - t->tag >= PAGE_SIZE) || unlikely(c->interp->front[i].host != host))
 		return NULL;
-	b = c->interp->front[front_index(host)];
-	return likely(b && b->host == host && b->key == MODE_64) ? b : NULL;
+	return likely(c->interp->front[i].b->key == MODE_64) ? c->interp->front[i].b : NULL;
 }
 
 static always_inline HANDLER front_go(struct tcg_cpu *c, struct block *b, u64 rip)
