@@ -104,7 +104,7 @@ struct tcg_cpu {
 	struct trans *trans;      /* trans.c; NULL: interpreter only */
 	struct {                  /* translated code's own, beside some of the above */
 		u64 stack;      /* C's stack pointer, while RSP is the tcg_cpu */
-		u64 scratch, rax, old_cc;
+		u64 scratch, callee, rax, old_cc;
 		u64 near_key;   /* XORed with rip to make a tag: the privilege */
 		struct trans_near {
 			u64 tag;

@@ -83,7 +83,7 @@ struct trans {
 	u16 heat;
 	bool busy; /* translating: a dropped block is not to be reused */
 	/* Offsets of the common code */
-	u32 enter, leave, leave_rip, far, step, step_flags, fp, group, split, loop, trap, beside;
+	u32 enter, leave, leave_rip, far, find, step, step_flags, fp, group, split, loop, trap, beside;
 	u64 near_gen; /* c->xlat_gen when hot.near[] was emptied last */
 	bool counting; /* --tcg-stats: translated code counts as well */
 	struct trans_stats {

@@ -332,12 +332,10 @@ void emit_near_index(struct x64 *a)
 	x64_alu_imm(a, OP_AND, false, T2, (ARRAY_LEN(((struct tcg_cpu *)0)->hot.near) - 1) << 4);
 }
 
-/* To rip T0, which is anywhere.  add: to guest RSP, once it is sure.  In is left to the interpreter
- * if the fetch TLB does not know the page; without it, that is somebody else's business. */
-static void emit_indirect(struct emit *e, const struct insn *in, s32 add)
+/* T2 becomes the offset of rip T0 in hot.near[]; jumps if that is another's. */
+static u8 *emit_near(struct emit *e)
 {
 	struct x64 *a = e->a;
-	u8 *far, *miss;
 
 	if (e->t->counting)
 		emit_count(a, T1, indirect, 1);
@@ -357,7 +355,16 @@ static void emit_indirect(struct emit *e, const struct insn *in, s32 add)
 				    .gs = true,
 				    .gs_base = true,
 				    .disp = GS_OFF(hot.near) });
-	far = emit_jcc(a, CC_NE);
+	return emit_jcc(a, CC_NE);
+}
+
+/* To rip T0, which is anywhere.  add: to guest RSP, once it is sure.  In is left to the interpreter
+ * if the fetch TLB does not know the page; without it, that is somebody else's business. */
+static void emit_indirect(struct emit *e, const struct insn *in, s32 add)
+{
+	struct x64 *a = e->a;
+	u8 *far = emit_near(e), *miss;
+
 	if (add)
 		x64_lea(a, HOST_SP, HOST_SP, add);
 	x64_alu_imm(a, OP_AND, true, T0, -(s32)PAGE_SIZE);
@@ -561,27 +568,62 @@ static void emit_target(struct emit *e, const struct insn *in, unsigned i)
 	emit_clobber(e, i); /* by what follows */
 }
 
-static void emit_call_insn(struct emit *e, unsigned i)
+static void emit_push_return(struct emit *e, unsigned i)
 {
 	const struct insn *in = e->insn[i];
-	bool rel = in->opd[0].kind == OPD_REL;
 
-	if (!rel) {
-		emit_target(e, in, i);
-		x64_store_gs(e->a, T0, GS_OFF(hot.scratch));
-	}
 	emit_access(e, i, ACCESS_STACK, 8, true);
 	emit_scratch(e, T1);
 	x64_load_gs(e->a, T1, GS_OFF(code_rip));
 	x64_lea(e->a, T1, T1, in->pgoff + in->len);
 	emit_store(e, T1);
-	if (rel) {
-		x64_lea(e->a, HOST_SP, HOST_SP, -8);
-		emit_go(e, rel_to(in), 1);
+	x64_lea(e->a, HOST_SP, HOST_SP, -8);
+}
+
+/* Nothing is pushed before the target is known to be good: the interpreter then begins anew. */
+static void emit_call_indirect(struct emit *e, unsigned i)
+{
+	const struct insn *in = e->insn[i];
+	struct x64 *a = e->a;
+	u8 *again, *far;
+
+	emit_target(e, in, i);
+	emit_scratch(e, T1);
+	emit_scratch(e, T2);
+	again = a->p;
+	far = emit_near(e);
+	x64_op(a, &(struct x64_op){ .opcode = 0x8b,
+				    .w = true,
+				    .reg = T1,
+				    .rm = T2,
+				    .mem = true,
+				    .gs = true,
+				    .gs_base = true,
+				    .disp = GS_OFF(hot.near) + 8 });
+	x64_store_gs(a, T1, GS_OFF(hot.callee));
+	x64_alu_imm(a, OP_AND, true, T0, -(s32)PAGE_SIZE);
+	x64_store_gs(a, T0, GS_OFF(hot.scratch));
+	emit_push_return(e, i);
+	x64_load_gs(a, T0, GS_OFF(hot.scratch));
+	x64_store_gs(a, T0, GS_OFF(code_rip));
+	x64_op(a, &(struct x64_op){
+			  .opcode = 0xff, .reg = 4, .mem = true, .gs = true, .disp = GS_OFF(hot.callee) });
+	emit_patch(far, a->p);
+	late_add(e, emit_lookup(e, offsetof(struct tlb, x), PAGE_SIZE - 1), in);
+	emit_call(a, trans_rw(e->t, e->t->find));
+	late_add(e, emit_jcc(a, CC_NE), in);
+	emit_jump(a, again);
+}
+
+static void emit_call_insn(struct emit *e, unsigned i)
+{
+	const struct insn *in = e->insn[i];
+
+	if (in->opd[0].kind != OPD_REL) {
+		emit_call_indirect(e, i);
 	} else {
-		/* The push is repeated by the interpreter if the target is not at hand. */
-		x64_load_gs(e->a, T0, GS_OFF(hot.scratch));
-		emit_indirect(e, in, -8);
+		emit_push_return(e, i);
+		emit_go(e, rel_to(in), 1);
 	}
 }
 

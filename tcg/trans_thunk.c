@@ -135,11 +135,12 @@ static void thunk_trap(struct x64 *a)
 	thunk_return(a);
 }
 
-/* To rip T0, not in hot.near[], T1 its entry of the fetch TLB: by its host address, and put it
- * there. */
-static void thunk_far(struct x64 *a, u8 *leave_rip, bool counting)
+/* Put rip T0, for which T1 is the entry of the fetch TLB, into hot.near[], found by its host address.
+ * T2 becomes its offset there; jumps if there is none. */
+static u8 *thunk_find_near(struct x64 *a, bool counting)
 {
 	struct x64_op at = { .w = true, .rm = T2, .mem = true, .gs = true, .gs_base = true };
+	u8 *none;
 
 	x64_load(a, T1, T1, offsetof(struct tlb, x) + 8);
 	emit_rr(a, 0x01, true, T1, T0);
@@ -150,7 +151,7 @@ static void thunk_far(struct x64 *a, u8 *leave_rip, bool counting)
 	emit_shift(a, 4, false, T2, 4);
 	at.opcode = 0x39, at.reg = T1, at.disp = GS_OFF(hot.jump);
 	x64_op(a, &at);
-	emit_patch(emit_jcc(a, CC_NE), leave_rip);
+	none = emit_jcc(a, CC_NE);
 	at.opcode = 0x8b, at.disp = GS_OFF(hot.jump) + 8;
 	x64_op(a, &at);
 	if (counting)
@@ -167,6 +168,12 @@ static void thunk_far(struct x64 *a, u8 *leave_rip, bool counting)
 				    .disp = GS_OFF(hot.near_key) });
 	at.disp = GS_OFF(hot.near);
 	x64_op(a, &at);
+	return none;
+}
+
+static void thunk_far(struct x64 *a, u8 *leave_rip, bool counting)
+{
+	emit_patch(thunk_find_near(a, counting), leave_rip);
 	x64_alu_imm(a, OP_AND, true, T0, -(s32)PAGE_SIZE);
 	x64_store_gs(a, T0, GS_OFF(code_rip));
 	x64_op(a, &(struct x64_op){ .opcode = 0xff,
@@ -176,6 +183,19 @@ static void thunk_far(struct x64 *a, u8 *leave_rip, bool counting)
 				    .gs = true,
 				    .gs_base = true,
 				    .disp = GS_OFF(hot.near) + 8 });
+}
+
+/* The same, called: E or NE. */
+static void thunk_find(struct x64 *a, bool counting)
+{
+	u8 *none;
+
+	thunk_rsp(a, 8);
+	none = thunk_find_near(a, counting);
+	emit_rr(a, 0x39, true, T0, T0);
+	emit_patch(none, a->p);
+	thunk_rsp(a, -8);
+	x64_ret(a);
 }
 
 /* A store of at most 8 bytes to T0, linear, that found no write entry: to a page with decoded code,
@@ -240,6 +260,8 @@ void trans_thunks(struct tcg_cpu *c, struct trans *t)
 	thunk_leave(&a);
 	t->far = HERE;
 	thunk_far(&a, trans_rw(t, t->leave_rip), t->counting);
+	t->find = HERE;
+	thunk_find(&a, t->counting);
 	t->step = HERE;
 	thunk_c(&a, (u64)trans_step, false);
 	t->step_flags = HERE;

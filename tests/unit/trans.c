@@ -971,3 +971,44 @@ TEST(trans_x87_pointers_in_an_image_are_those_of_the_instruction_before)
 	OK(k->c->trans->stat.blocks > 0);
 	cpu_kit_free(k);
 }
+
+/* --- indirect calls --------------------------------------------------------------------------- */
+TEST(trans_call_to_a_bad_address_pushes_nothing)
+{
+	struct cpu_kit *k = cpu_kit_new();
+	struct cpu_state *s = k->s;
+
+	/* call rax; mov qword [rsp - 8], 5ah; dec ecx; cmovz rax, rbx; jmp back */
+	CODE(k, 0xff, 0xd0, 0x48, 0xc7, 0x44, 0x24, 0xf8, 0x5a, 0, 0, 0, 0xff, 0xc9, 0x48, 0x0f,
+	     0x44, 0xc3, 0xeb, 0xed, 0xc3 /* ret */);
+	s->gpr[RAX] = KIT_CODE + 19;
+	s->gpr[RBX] = 1ull << 47;
+	s->gpr[RCX] = 4 * HEAT;
+	kit_go(k);
+	EQ(k->c->exc.vector, EXC_GP);
+	EQ(s->rip, KIT_CODE);
+	EQ(s->gpr[RSP], KIT_STACK);
+	EQ(ld64(k->ram + KIT_STACK - 8), 0x5a);
+	OK(k->c->trans->stat.enters > 0);
+	cpu_kit_free(k);
+}
+
+TEST(trans_call_reads_its_target_from_where_it_pushes)
+{
+	struct cpu_kit *k = cpu_kit_new();
+	struct cpu_state *s = k->s;
+	static const u8 callee[] = { 0xff, 0xc3, 0xc3 }; /* inc ebx; ret */
+
+	/* mov [rsp - 8], rdx; invlpg [rdx]; call [rax]; dec ecx; jnz back; hlt */
+	CODE(k, 0x48, 0x89, 0x54, 0x24, 0xf8, 0x0f, 0x01, 0x3a, 0xff, 0x10, 0xff, 0xc9, 0x75, 0xf2,
+	     0xf4);
+	memcpy(k->ram + KIT_CODE + PAGE_SIZE, callee, sizeof callee);
+	s->gpr[RAX] = KIT_STACK - 8;
+	s->gpr[RBX] = 0;
+	s->gpr[RCX] = 8 * HEAT;
+	s->gpr[RDX] = KIT_CODE + PAGE_SIZE;
+	cpu_kit_run(k);
+	EQ(s->gpr[RBX], 8 * HEAT);
+	OK(k->c->trans->stat.enters > 0);
+	cpu_kit_free(k);
+}
