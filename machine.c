@@ -92,12 +92,17 @@ static int machine_signals(struct machine *m, struct err *e)
 	return 0;
 }
 
+static u64 tcg_cache_share(const struct config *cfg)
+{
+	return MAX(ALIGN_DOWN(cfg->tcg_cache_bytes / cfg->vcpus, PAGE_SIZE), TCG_CACHE_LEAST);
+}
+
 static void machine_env(struct machine *m)
 {
 	m->env = (struct engine_env){ .mem = &m->mem, .pio = &m->pio, .mmio = &m->mmio,
 				      .chip = &m->chip, .loop = m->loop, .lock = &m->lock,
 				      .vcpus = m->vcpus, .tsc_khz = host_tsc_khz(),
-				      .tcg_cache_bytes = m->cfg->tcg_cache_bytes,
+				      .tcg_cache_bytes = tcg_cache_share(m->cfg),
 				      .irqchip_kind = m->cfg->irqchip,
 				      .interp_only = m->cfg->accel == ACCEL_INTERP,
 				      .stats = m->cfg->stats,

@@ -326,7 +326,7 @@ static const struct opt opts[] = {
 	{ "netns", 0, NULL, "NAME", opt_str, FIELD(sandbox.netns),
 	  "started as root: enter this network namespace, a name of ip-netns or a path" },
 	{ "tcg-cache", 0, NULL, "SIZE", opt_cache, FIELD(tcg_cache_bytes),
-	  "software CPU: memory for decoded code, and as much for generated code, per virtual CPU (16M)" },
+	  "software CPU: memory for decoded code, and as much for generated code, of all virtual CPUs together (24M)" },
 	{ "tcg-stats", 0, "stats", NULL, opt_flag, FIELD(stats),
 	  "print the CPU engine's counters at the end" },
 	{ "perf-map", 0, NULL, NULL, opt_flag, FIELD(perf_map),
@@ -411,7 +411,7 @@ static int options_check(const struct config *cfg, struct err *e)
 int options_parse(struct config *cfg, char **argv, struct err *e)
 {
 	*cfg = (struct config){ .mem_bytes = 256 * MIB, .vcpus = 1, .rng = true,
-				.stop_s = 60, .tcg_cache_bytes = 16 * MIB,
+				.stop_s = 60, .tcg_cache_bytes = 24 * MIB,
 				.sandbox = { .mode = SANDBOX_DEFAULT, .uid = SANDBOX_NO_ID, .gid = SANDBOX_NO_ID } };
 	while (*argv && *++argv) {
 		const char *word = *argv, *value;

@@ -98,6 +98,8 @@ enum vexit {
 
 struct engine;
 
+enum { TCG_CACHE_LEAST = 512 << 10 }; /* bytes for each vCPU, however many there are */
+
 /* All that an engine and a vCPU know of the machine.  Const after set-up. */
 struct engine_env {
 	struct memory *mem;
@@ -109,7 +111,7 @@ struct engine_env {
 	u32 nr_vcpus;
 	u64 tsc_khz;           /* of the host's TSC, which the guest sees */
 	u64 clock_tsc, clock_ns; /* a moment on the host's TSC and in guest time; written while all are parked */
-	u64 tcg_cache_bytes;   /* code cache of the software CPU */
+	u64 tcg_cache_bytes;   /* of each software CPU's code; and as much of decoded instructions */
 	bool interp_only;      /* --accel interp */
 	bool stats;            /* --tcg-stats */
 	bool want_perf_map;    /* --perf-map */

@@ -606,8 +606,11 @@ static void emit_call_indirect(struct emit *e, unsigned i)
 	emit_push_return(e, i);
 	x64_load_gs(a, T0, GS_OFF(hot.scratch));
 	x64_store_gs(a, T0, GS_OFF(code_rip));
-	x64_op(a, &(struct x64_op){
-			  .opcode = 0xff, .reg = 4, .mem = true, .gs = true, .disp = GS_OFF(hot.callee) });
+	x64_op(a, &(struct x64_op){ .opcode = 0xff,
+				    .reg = 4,
+				    .mem = true,
+				    .gs = true,
+				    .disp = GS_OFF(hot.callee) });
 	emit_patch(far, a->p);
 	late_add(e, emit_lookup(e, offsetof(struct tlb, x), PAGE_SIZE - 1), in);
 	emit_call(a, trans_rw(e->t, e->t->find));

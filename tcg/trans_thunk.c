@@ -135,8 +135,8 @@ static void thunk_trap(struct x64 *a)
 	thunk_return(a);
 }
 
-/* Put rip T0, for which T1 is the entry of the fetch TLB, into hot.near[], found by its host address.
- * T2 becomes its offset there; jumps if there is none. */
+/* Put rip T0, for which T1 is the entry of the fetch TLB, into hot.near[], found by its host
+ * address.  T2 becomes its offset there; jumps if there is none. */
 static u8 *thunk_find_near(struct x64 *a, bool counting)
 {
 	struct x64_op at = { .w = true, .rm = T2, .mem = true, .gs = true, .gs_base = true };
