@@ -583,7 +583,6 @@ HANDLER link_slow(struct tcg_cpu *c, struct block *from, unsigned n, u64 rip)
 {
 	struct block *b = from->to[n];
 
-	c->budget += b->insns;
 	if (b->insns == BLOCK_DEAD) {
 		from->to[n] = &block_none;
 		c->interp->link = &from->to[n];

@@ -189,11 +189,21 @@ static inline bool must_leave(const struct tcg_cpu *c)
 	return c->budget < BLOCK_MAX || is_kicked(c);
 }
 
+/* Pay for running b, or take nothing: what is taken and given back could be added to what tcg_hurry
+ * stores between the two. */
+static always_inline bool block_pay(struct tcg_cpu *c, const struct block *b)
+{
+	s32 left = c->budget - b->insns;
+
+	if (unlikely(left < 0) || unlikely(is_kicked(c)))
+		return false;
+	c->budget = left;
+	return true;
+}
+
 static always_inline HANDLER block_enter(struct tcg_cpu *c, struct block *b, u64 rip)
 {
-	c->budget -= b->insns;
-	if (unlikely(c->budget < 0) || unlikely(is_kicked(c))) {
-		c->budget += b->insns;
+	if (!block_pay(c, b)) {
 		c->v.s.rip = rip;
 		return NULL;
 	}
@@ -207,8 +217,7 @@ static always_inline HANDLER go_link(struct tcg_cpu *c, struct block *from, unsi
 {
 	struct block *b = from->to[n];
 
-	c->budget -= b->insns;
-	if (unlikely(c->budget < 0) || unlikely(is_kicked(c)))
+	if (!block_pay(c, b))
 		return link_slow(c, from, n, rip);
 	return go_on(c, b->insn);
 }

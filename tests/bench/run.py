@@ -6,6 +6,7 @@ build/bench/suite-*.tsv) and the same tables as markdown in build/bench/tables.m
 to doc/PERFORMANCE.md.  Figures are medians; CPU time is that of the whole process."""
 
 import argparse
+import glob
 import datetime
 import os
 import platform
@@ -90,16 +91,24 @@ class Run:
         wall = time.monotonic() - self.began
         return wall, self.cpu()
 
+    def pids(self):
+        """The process and its descendants: mvm's sandbox runs the guest in a child."""
+        found = [self.proc.pid]
+        for pid in found:
+            with open(f"/proc/{pid}/task/{pid}/children") as f:
+                found += map(int, f.read().split())
+        return found
+
     def cpu(self):
         total = 0
-        tasks = f"/proc/{self.proc.pid}/task"
-        for t in os.listdir(tasks):
-            with open(f"{tasks}/{t}/schedstat") as f:
-                total += int(f.read().split()[0])
+        for pid in self.pids():
+            for path in glob.glob(f"/proc/{pid}/task/*/schedstat"):
+                with open(path) as f:
+                    total += int(f.read().split()[0])
         return total / 1e9
 
     def overhead_kib(self):
-        return overhead_kib(self.proc.pid, MEM_MIB)
+        return sum(overhead_kib(pid, MEM_MIB) for pid in self.pids())
 
 
 def overhead_kib(pid, mem_mib):

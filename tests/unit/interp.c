@@ -667,6 +667,24 @@ TEST(interp_two_nmis_at_once_are_two_and_one_waits_behind_a_third)
 	cpu_kit_free(k);
 }
 
+/* --- kicks -------------------------------------------------------------------------------- */
+/* What a kick stores into the budget must not have the price of a dropped block added to it: the guest would
+ * never be interrupted again. */
+TEST(interp_a_block_that_cannot_be_paid_takes_nothing)
+{
+	struct cpu_kit *k = cpu_kit_new();
+	struct block dear = { .insns = BLOCK_DEAD, .to = { &dear } };
+
+	k->c->budget = BUDGET;
+	OK(!block_pay(k->c, &dear));
+	EQ(k->c->budget, BUDGET);
+	tcg_hurry(k->c);
+	EQ(link_slow(k->c, &dear, 0, 0x1234) == NULL, true);
+	EQ(k->c->budget, BUDGET_GONE);
+	EQ(k->s->rip, 0x1234);
+	cpu_kit_free(k);
+}
+
 /* --- events of another engine ------------------------------------------------------------- */
 TEST(interp_delivers_the_event_that_another_engine_had_begun)
 {
