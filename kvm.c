@@ -607,7 +607,9 @@ static void take_requests(struct kvm_cpu *c)
 	if (req & (VREQ_RESET | VREQ_INIT | VREQ_SIPI))
 		change_state(c, req);
 	if (req & VREQ_NMI) {
-		for (u32 n = MIN(atomic_exchange(&c->v.nmis, 0), NMIS_MAX); n; n--)
+		u32 n = atomic_exchange(&c->v.nmis, 0);
+
+		for (n = MIN(n, NMIS_MAX); n; n--)
 			kvm_cpu_ioctl(c, KVM_NMI, NULL, "KVM_NMI");
 		if (c->v.s.mp_state == MP_HALTED)
 			c->v.s.mp_state = MP_RUNNABLE;
