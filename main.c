@@ -38,10 +38,11 @@ static void print_version(void)
 
 static int run_machine(const struct config *cfg)
 {
+	static struct machine *m; /* never freed after a run: the filters allow no munmap */
 	struct err e;
-	struct machine *m = machine_new(cfg, &e);
 	int status;
 
+	m = machine_new(cfg, &e);
 	if (!m)
 		return host_error(&e);
 	if (!cfg->dry_run)
