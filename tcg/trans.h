@@ -357,6 +357,8 @@ _Static_assert(sizeof(struct group_info) == 8, "goes through a register");
 
 /* T2 becomes the offset of rip T0 in hot.near[]. */
 void emit_near_index(struct x64 *a);
+void emit_near_tag(struct x64 *a);
+void emit_near_go(struct x64 *a);
 void emit_rr(struct x64 *a, u8 opcode, bool w, unsigned rm, unsigned reg);
 enum { SHIFT_SHL = 4, SHIFT_SHR, SHIFT_SAR = 7 };
 void emit_shift(struct x64 *a, unsigned digit, bool w, unsigned reg, u8 n);

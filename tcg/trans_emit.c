@@ -332,13 +332,9 @@ void emit_near_index(struct x64 *a)
 	x64_alu_imm(a, OP_AND, false, T2, (ARRAY_LEN(((struct tcg_cpu *)0)->hot.near) - 1) << 4);
 }
 
-/* T2 becomes the offset of rip T0 in hot.near[]; jumps if that is another's. */
-static u8 *emit_near(struct emit *e)
+/* T1 becomes what hot.near[] calls rip T0. */
+void emit_near_tag(struct x64 *a)
 {
-	struct x64 *a = e->a;
-
-	if (e->t->counting)
-		emit_count(a, T1, indirect, 1);
 	x64_mov_rr(a, T1, T0);
 	x64_op(a, &(struct x64_op){ .opcode = 0x33,
 				    .w = true,
@@ -346,6 +342,28 @@ static u8 *emit_near(struct emit *e)
 				    .mem = true,
 				    .gs = true,
 				    .disp = GS_OFF(hot.near_key) });
+}
+
+/* Jump to the code of the entry of hot.near[] at T2. */
+void emit_near_go(struct x64 *a)
+{
+	x64_op(a, &(struct x64_op){ .opcode = 0xff,
+				    .reg = 4,
+				    .rm = T2,
+				    .mem = true,
+				    .gs = true,
+				    .gs_base = true,
+				    .disp = GS_OFF(hot.near) + 8 });
+}
+
+/* T2 becomes the offset of rip T0 in hot.near[]; jumps if that is another's. */
+static u8 *emit_near(struct emit *e)
+{
+	struct x64 *a = e->a;
+
+	if (e->t->counting)
+		emit_count(a, T1, indirect, 1);
+	emit_near_tag(a);
 	emit_near_index(a);
 	x64_op(a, &(struct x64_op){ .opcode = 0x39,
 				    .w = true,
@@ -369,13 +387,7 @@ static void emit_indirect(struct emit *e, const struct insn *in, s32 add)
 		x64_lea(a, HOST_SP, HOST_SP, add);
 	x64_alu_imm(a, OP_AND, true, T0, -(s32)PAGE_SIZE);
 	x64_store_gs(a, T0, GS_OFF(code_rip));
-	x64_op(a, &(struct x64_op){ .opcode = 0xff,
-				    .reg = 4,
-				    .rm = T2,
-				    .mem = true,
-				    .gs = true,
-				    .gs_base = true,
-				    .disp = GS_OFF(hot.near) + 8 });
+	emit_near_go(a);
 	emit_patch(far, a->p);
 	miss = emit_lookup(e, offsetof(struct tlb, x), PAGE_SIZE - 1);
 	if (in)

@@ -159,13 +159,7 @@ static u8 *thunk_find_near(struct x64 *a, bool counting)
 	emit_near_index(a);
 	at.opcode = 0x89, at.disp = GS_OFF(hot.near) + 8;
 	x64_op(a, &at);
-	x64_mov_rr(a, T1, T0);
-	x64_op(a, &(struct x64_op){ .opcode = 0x33,
-				    .w = true,
-				    .reg = T1,
-				    .mem = true,
-				    .gs = true,
-				    .disp = GS_OFF(hot.near_key) });
+	emit_near_tag(a);
 	at.disp = GS_OFF(hot.near);
 	x64_op(a, &at);
 	return none;
@@ -176,13 +170,7 @@ static void thunk_far(struct x64 *a, u8 *leave_rip, bool counting)
 	emit_patch(thunk_find_near(a, counting), leave_rip);
 	x64_alu_imm(a, OP_AND, true, T0, -(s32)PAGE_SIZE);
 	x64_store_gs(a, T0, GS_OFF(code_rip));
-	x64_op(a, &(struct x64_op){ .opcode = 0xff,
-				    .reg = 4,
-				    .rm = T2,
-				    .mem = true,
-				    .gs = true,
-				    .gs_base = true,
-				    .disp = GS_OFF(hot.near) + 8 });
+	emit_near_go(a);
 }
 
 /* The same, called: E or NE. */

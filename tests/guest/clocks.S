@@ -13,29 +13,11 @@
 #define X2_INITIAL 0x838
 #define X2_DIVIDE 0x83e
 #define PM_TIMER 0x608
-#define CODE 0x10
 #define V_PIT 0x20
 #define V_RTC 0x28
 #define V_TIMER 0x40
 #define BUSY_S 10
 #define HALT_S 3
-
-.macro wr msr, lo, hi=0
-	movl $\msr, %ecx
-	movl $\lo, %eax
-	movl $\hi, %edx
-	wrmsr
-.endm
-
-.macro gate vector, handler
-	leaq \handler(%rip), %rax
-	leaq idt + 16 * \vector(%rip), %rdi
-	movw %ax, (%rdi)
-	movw $CODE, 2(%rdi)
-	movw $0x8e00, 4(%rdi)
-	shrq $16, %rax
-	movw %ax, 6(%rdi)
-.endm
 
 .macro out port, val
 	movb $\val, %al

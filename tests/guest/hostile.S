@@ -4,7 +4,6 @@
  * the number of the stage. */
 #include "tiny.h"
 
-#define CODE 0x10
 #define MSR_APIC_BASE 0x1b
 #define LAPIC 0xfee00000
 #define IOAPIC 0xfec00000

@@ -12,27 +12,8 @@
 #define X2_ICR 0x830
 #define X2_LVT_TIMER 0x832
 #define X2_SELF 0x83f
-#define CODE 0x10
 #define VECTOR 0x41
 #define VICTIM 0x4000000 /* a 2 MiB page that nothing else uses */
-
-.macro wr msr, lo, hi=0
-	movl $\msr, %ecx
-	movl $\lo, %eax
-	movl $\hi, %edx
-	wrmsr
-.endm
-
-/* The vector's gate: interrupt gate in ring 0. */
-.macro gate vector, handler
-	leaq \handler(%rip), %rax
-	leaq idt + 16 * \vector(%rip), %rdi
-	movw %ax, (%rdi)
-	movw $CODE, 2(%rdi)
-	movw $0x8e00, 4(%rdi)
-	shrq $16, %rax
-	movw %ax, 6(%rdi)
-.endm
 
 /* Check number n: fails unless a counter has this value. */
 .macro expect n, counter, value

@@ -8,6 +8,26 @@
 #define PM1_CNT 0x604
 #define PM1_S5 0x3400 /* SLP_TYP 5, SLP_EN */
 
+#define CODE 0x10 /* the boot protocol's code segment */
+
+.macro wr msr, lo, hi=0
+	movl $\msr, %ecx
+	movl $\lo, %eax
+	movl $\hi, %edx
+	wrmsr
+.endm
+
+/* An interrupt gate of ring 0 in the guest's table idt. */
+.macro gate vector, handler
+	leaq \handler(%rip), %rax
+	leaq idt + 16 * \vector(%rip), %rdi
+	movw %ax, (%rdi)
+	movw $CODE, 2(%rdi)
+	movw $0x8e00, 4(%rdi)
+	shrq $16, %rax
+	movw %ax, 6(%rdi)
+.endm
+
 	.section .bss
 	.balign 16
 	.skip 4096
