@@ -64,7 +64,8 @@ void log_set_level(enum log_level lvl);
 #define log_info(who, ...) log_at(LOG_INFO, who, __VA_ARGS__)
 #define log_dbg(who, ...) log_at(LOG_DBG, who, __VA_ARGS__)
 
-/* A line that a guest can trigger: at most 10 per site and run, then one "further lines dropped". */
+/* A line that a guest can trigger: at most 10 per site and run, then one "further lines
+ * dropped". */
 #define log_guest(who, ...)                                                                        \
 	do {                                                                                       \
 		static u32 log_budget_;                                                            \
@@ -73,8 +74,8 @@ void log_set_level(enum log_level lvl);
 	} while (0)
 bool log_guest_ok(u32 *budget);
 
-/* A bug of ours: prints file, line and condition, restores the terminal, aborts.  No side effects in
- * cond; never about guest, disk, socket or kernel data. */
+/* A bug of ours: prints file, line and condition, restores the terminal, aborts.  No side effects
+ * in cond; never about guest, disk, socket or kernel data. */
 #define ASSERT(cond)                                                                               \
 	do {                                                                                       \
 		if (unlikely(!(cond)))                                                             \
@@ -97,8 +98,8 @@ static inline bool mul_u64(u64 a, u64 b, u64 *out)
 	return !__builtin_mul_overflow(a, b, out);
 }
 
-/* Read all of len bytes at off; 0, or -errno, which is -EIO past the file's end.  preadv2 is the one
- * system call by which threads read files. */
+/* Read all of len bytes at off; 0, or -errno, which is -EIO past the file's end.  preadv2 is the
+ * one system call by which threads read files. */
 int file_read_at(int fd, void *dst, u64 len, u64 off);
 
 /* Unaligned little-endian access to plain (not guest-shared) memory. */

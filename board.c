@@ -44,13 +44,14 @@ static const struct slot pc_board[] = {
 	{ &serial_ops,      PIO,   COM1_PORT,           COM_PORTS,       COM1_GSI },
 };
 
-/* IOAPIC pins that no ISA device has; the first eight slots get one to themselves above the ISA range. */
+/* IOAPIC pins that no ISA device has; the first eight slots get one to themselves above the ISA
+ * range. */
 static const u32 virtio_gsi[] = { 16, 17, 18, 19, 20, 21, 22, 23, 5, 6, 7, 10, 11 };
 enum { VIRTIO_SLOT_BYTES = 0x1000 };
 #define VIRTIO_BASE 0xc0001000u
 
-/* With PCI: the bridge's regions after CONFIG_ADDRESS, and where BARs may lie.  The window has in it
- * what SeaBIOS takes for one if it does not know the bridge: 0xE0000000 and up. */
+/* With PCI: the bridge's regions after CONFIG_ADDRESS, and where BARs may lie.  The window has in
+ * it what SeaBIOS takes for one if it does not know the bridge: 0xE0000000 and up. */
 static const struct slot pci_board[] = {
 	/* device           space  base             len             gsi */
 	{ &pci_host_ops,    PIO,   PCI_DATA_PORT,   4,              -1 },
@@ -101,7 +102,8 @@ static int board_map(struct machine *m, const struct slot *s, u32 region, struct
 	int rc = bus_map(bus, s->base, s->len, m->dev[m->devs - 1], region);
 
 	if (rc < 0)
-		return err_set(e, rc, "%s: %#x on the %s bus is taken", s->ops->name, s->base, bus->name);
+		return err_set(e, rc, "%s: %#x on the %s bus is taken", s->ops->name, s->base,
+			bus->name);
 	return 0;
 }
 
@@ -261,8 +263,8 @@ static bool board_wants_pci(const struct config *cfg)
 	return cfg->transport >= TRANSPORT_PCI || (cfg->transport == TRANSPORT_AUTO && cfg->bios);
 }
 
-/* What firmware would do: BARs, and the 8259 inputs of PCI level-triggered.  SeaBIOS places the BARs anew;
- * qboot leaves both as they are. */
+/* What firmware would do: BARs, and the 8259 inputs of PCI level-triggered.  SeaBIOS places the
+ * BARs anew; qboot leaves both as they are. */
 static void board_power_on(struct machine *m)
 {
 	enum { ELCR_REGION = 2 };
@@ -326,8 +328,8 @@ void board_flush(struct machine *m)
 		int rc = im->ro ? 0 : image_flush(im);
 
 		if (rc < 0)
-			log_err("disk", "%s: the last writes may be lost: flush failed (%s)", im->path,
-				strerror(-rc));
+			log_err("disk", "%s: the last writes may be lost: flush failed (%s)",
+				im->path, strerror(-rc));
 	}
 }
 
@@ -350,7 +352,7 @@ void board_free(struct machine *m)
 		image_close(m->image[i]);
 }
 
-/* --- --dry-run --------------------------------------------------------------------------------- */
+/* --- --dry-run -------------------------------------------------------------------------------- */
 static void json_string(const char *s)
 {
 	putchar('"');
@@ -384,7 +386,8 @@ static void json_ranges(const struct bus *bus, const struct device *dev, bool *f
 
 		if (r->dev != dev)
 			continue;
-		printf("%s{ \"space\": \"%s\", \"base\": %llu, \"length\": %llu }", *first ? "" : ", ",
+		printf("%s{ \"space\": \"%s\", \"base\": %llu, \"length\": %llu }",
+			*first ? "" : ", ",
 		       bus->name, (unsigned long long)r->base, (unsigned long long)r->len);
 		*first = false;
 	}
@@ -433,8 +436,8 @@ void machine_print_json(const struct machine *m)
 	printf("{\n");
 	json_field("engine", m->cfg->accel == ACCEL_INTERP ? "interp" : m->eng->name, ",");
 	json_field("engine_reason", m->eng_why, ",");
-	printf("  \"machine-config\": { \"vcpu_count\": %u, \"mem_size_mib\": %llu },\n", m->nr_vcpus,
-	       (unsigned long long)(m->cfg->mem_bytes / MIB));
+	printf("  \"machine-config\": { \"vcpu_count\": %u, \"mem_size_mib\": %llu },\n",
+		m->nr_vcpus, (unsigned long long)(m->cfg->mem_bytes / MIB));
 	printf("  \"boot-source\": { \"kernel_image_path\": ");
 	if (m->cfg->kernel)
 		json_string(m->cfg->kernel);

@@ -1,5 +1,5 @@
-/* board.h - which devices the PC has, where, and on which lines: the inside of struct machine, shared
- * by board.c (builds and describes it) and machine.c (runs it). */
+/* board.h - which devices the PC has, where, and on which lines: the inside of struct machine,
+ * shared by board.c (builds and describes it) and machine.c (runs it). */
 #pragma once
 
 #include "boot/boot.h"

@@ -1,7 +1,7 @@
 /* bus.h - a PIO or MMIO address space: sorted ranges to (device, region).
  *
- * Mapping is done at set-up (and by PCI BAR moves, under the lock).  bus_read/bus_write are called by
- * vCPU threads without the lock; they take machine.lock around the device call. */
+ * Mapping is done at set-up (and by PCI BAR moves, under the lock).  bus_read/bus_write are called
+ * by vCPU threads without the lock; they take machine.lock around the device call. */
 #pragma once
 
 #include <pthread.h>
@@ -16,8 +16,8 @@ struct bus_range {
 	u32 region; /* passed to the device's ops; offset is address - base */
 };
 
-/* A write that an engine can turn into a signal of fd, without a bus access: of len bytes (0: any number,
- * memory only) to addr; with match only of value. */
+/* A write that an engine can turn into a signal of fd, without a bus access: of len bytes (0: any
+ * number, memory only) to addr; with match only of value. */
 struct doorbell {
 	bool pio, match;
 	u64 addr, value;
@@ -33,7 +33,8 @@ struct bus {
 	u32 n;
 	struct bus_range range[BUS_RANGES_MAX]; /* sorted by base, not overlapping */
 	struct bus_range whole; /* len 0: none; see bus_map_whole */
-	void (*unmapped)(void *ctx, struct device *dev, u32 region); /* after bus_unmap; may be NULL */
+	/* after bus_unmap; may be NULL */
+	void (*unmapped)(void *ctx, struct device *dev, u32 region);
 	void *unmapped_ctx;
 	u64 unclaimed; /* accesses that no device claimed; a guest can cause them at will */
 };

@@ -1,10 +1,10 @@
-/* doorbell.c - queue notifications that do not leave the kernel, under an engine that has them (KVM's
- * ioeventfd): the loop thread serves the queue while the vCPU runs on.
+/* doorbell.c - queue notifications that do not leave the kernel, under an engine that has them
+ * (KVM's ioeventfd): the loop thread serves the queue while the vCPU runs on.
  *
- * The engine learns of a doorbell when it is first rung, by an ordinary access, so that only queues in use
- * cost anything; and forgets it when its registers move or go, because PCI drivers and firmware size BARs
- * by moving them.  A doorbell of a device that was reset stays: it rings for nothing.
- * machine.lock is held throughout, on a vCPU or the loop thread. */
+ * The engine learns of a doorbell when it is first rung, by an ordinary access, so that only queues
+ * in use cost anything; and forgets it when its registers move or go, because PCI drivers and
+ * firmware size BARs by moving them.  A doorbell of a device that was reset stays: it rings for
+ * nothing.  machine.lock is held throughout, on a vCPU or the loop thread. */
 #include "board.h"
 
 static struct doorbell bell_of(const struct machine *m, const struct vdev *v, const struct vq *q)
@@ -13,8 +13,9 @@ static struct doorbell bell_of(const struct machine *m, const struct vdev *v, co
 	u64 base = bus_base(&m->mmio, &v->dev, m->pci ? VPCI_REGS : 0);
 
 	if (m->pci) /* drivers write two bytes there, and may write four (virtio 1.2 §4.1.5.2) */
-		return (struct doorbell){ .addr = base + VPCI_NOTIFY + queue * VPCI_NOTIFY_MULTIPLIER,
-					  .fd = q->kick_fd };
+		return (struct doorbell){
+			.addr = base + VPCI_NOTIFY + queue * VPCI_NOTIFY_MULTIPLIER,
+			.fd = q->kick_fd };
 	return (struct doorbell){ .addr = base + VMMIO_QUEUE_NOTIFY, .len = 4, .match = true,
 				  .value = queue, .fd = q->kick_fd };
 }

@@ -27,7 +27,8 @@ void irq_set(struct irq_line l, bool level)
 
 bool irq_waiting(struct irq_line l)
 {
-	return l.chip && l.gsi < GSI_MAX && l.chip->ops->waiting && l.chip->ops->waiting(l.chip, l.gsi);
+	return l.chip && l.gsi < GSI_MAX && l.chip->ops->waiting &&
+	       l.chip->ops->waiting(l.chip, l.gsi);
 }
 
 void irq_when_taken(struct irq_line l, void (*fn)(void *), void *arg)

@@ -38,7 +38,8 @@ struct irqchip {
 	struct device *ioapic; /* borrowed; NULL when in the kernel */
 	struct vcpu **vcpus;   /* borrowed: machine.vcpus */
 	u32 nr_vcpus;
-	/* A timer that owes ticks, see irq_when_taken.  Written under machine.lock, read by anyone. */
+	/* A timer that owes ticks, see irq_when_taken.  Written under machine.lock, read by
+	 * anyone. */
 	void (*taken)(void *arg);
 	void *taken_arg;
 	u64 level;             /* bit per GSI: the level last set; guard: machine.lock */
@@ -46,8 +47,8 @@ struct irqchip {
 };
 
 void irq_set(struct irq_line l, bool level);
-/* Call fn(arg), with machine.lock held, whenever a vCPU has taken or finished an interrupt; fn NULL: no more.
- * There is one such timer, and an irqchip that cannot tell never calls. */
+/* Call fn(arg), with machine.lock held, whenever a vCPU has taken or finished an interrupt; fn
+ * NULL: no more.  There is one such timer, and an irqchip that cannot tell never calls. */
 void irq_when_taken(struct irq_line l, void (*fn)(void *arg), void *arg);
 bool irq_waiting(struct irq_line l); /* another edge would be lost in the one before */
 static inline void irq_pulse(struct irq_line l)
@@ -55,18 +56,22 @@ static inline void irq_pulse(struct irq_line l)
 	irq_set(l, true);
 	irq_set(l, false);
 }
-void msi_send(struct irqchip *c, u64 addr, u32 data); /* SDM vol 3 "Message Address/Data Register Format" */
+/* SDM vol 3 "Message Address/Data Register Format" */
+void msi_send(struct irqchip *c, u64 addr, u32 data);
 
 extern const struct irqchip_ops irqchip_user_ops; /* our own PIC, IOAPIC and local APICs */
 
 /* --- what irq.c needs from devices/pic.c and devices/ioapic.c ------------------------------- */
 void pic_set_irq(struct device *pic, unsigned irq, bool level);   /* irq 0-15, machine.lock held */
-int pic_ack(struct device *pic);                                  /* INTA: the vector, 0-255 (spurious: IRQ7's) */
+/* INTA: the vector, 0-255 (spurious: IRQ7's) */
+int pic_ack(struct device *pic);
 bool pic_intr(struct device *pic);                                /* INTR output */
 bool pic_waiting(struct device *pic, unsigned irq);               /* in IRR and not masked */
 void ioapic_set_irq(struct device *ioapic, unsigned pin, bool level);
-int ioapic_vector(struct device *ioapic, unsigned pin);           /* of an edge that is let through, or -1 */
-void ioapic_eoi(struct device *ioapic, u8 vector);                /* EOI broadcast, machine.lock held */
+/* of an edge that is let through, or -1 */
+int ioapic_vector(struct device *ioapic, unsigned pin);
+/* EOI broadcast, machine.lock held */
+void ioapic_eoi(struct device *ioapic, u8 vector);
 
 /* --- local APIC (devices/lapic.c), as the software CPU and the loop see it ------------------ */
 struct lapic;
@@ -75,16 +80,18 @@ bool lapic_is_requested(const struct lapic *a, u8 vector); /* in IRR; any thread
 /* Any thread, no lock: IRR is atomic; sets VREQ_IRQ and kicks. */
 void lapic_deliver(struct lapic *a, u8 mode, u8 vector, bool level_triggered);
 /* Route an interrupt message (MSI or IPI) to the matching local APICs of vcpus[]. */
-void lapic_route(struct vcpu **vcpus, u32 n, u32 dest, bool logical, u8 mode, u8 vector, bool level);
+void lapic_route(struct vcpu **vcpus, u32 n, u32 dest, bool logical, u8 mode, u8 vector,
+	bool level);
 
-/* Level of the LINT0 (pin 0: the 8259's INTR) or LINT1 (pin 1: NMI) input.  Keeps VREQ_EXTINT equal to
- * "LINT0 is high and set up as ExtINT". Any thread, no lock. */
+/* Level of the LINT0 (pin 0: the 8259's INTR) or LINT1 (pin 1: NMI) input.  Keeps VREQ_EXTINT equal
+ * to "LINT0 is high and set up as ExtINT". Any thread, no lock. */
 void lapic_set_lint(struct lapic *a, unsigned pin, bool level);
 
 /* The rest only on the owning vCPU's thread, machine.lock not held (an EOI may take it): */
 int lapic_pending(struct lapic *a);      /* highest deliverable vector above the priority, or -1 */
 void lapic_ack(struct lapic *a, u8 vector); /* IRR to ISR */
-bool lapic_accepts_extint(const struct lapic *a); /* LINT0 in ExtINT mode unmasked, or APIC disabled */
+/* LINT0 in ExtINT mode unmasked, or APIC disabled */
+bool lapic_accepts_extint(const struct lapic *a);
 u64 lapic_deadline_ns(const struct lapic *a);  /* guest time the timer is due, or UINT64_MAX */
 void lapic_timer_poll(struct lapic *a, u64 now_ns, u64 now_tsc); /* fires it when due */
 u64 lapic_cr8(const struct lapic *a);

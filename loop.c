@@ -1,9 +1,9 @@
 /* loop.c - descriptors, guest-clock timers in a binary heap, posted work.
  *
- * Thread: loop_run on the loop thread; loop_post, loop_stop and loop_now_ns from any.  All waiting is one
- * ppoll, which is given the earliest deadline: what other threads add or arm is only noted, and an
- * eventfd ends the wait if it cannot stand.  So a vCPU's thread needs one system call here, write, and
- * that only while the loop sleeps. */
+ * Thread: loop_run on the loop thread; loop_post, loop_stop and loop_now_ns from any.  All waiting
+ * is one ppoll, which is given the earliest deadline: what other threads add or arm is only noted,
+ * and an eventfd ends the wait if it cannot stand.  So a vCPU's thread needs one system call here,
+ * write, and that only while the loop sleeps. */
 #include "loop.h"
 
 #include <stdatomic.h>
@@ -34,12 +34,13 @@ struct loop {
 	u32 timers;
 	u64 armed_ns; /* the deadline that the loop sleeps until, guest time, or TIMER_OFF */
 	bool paused;
-	/* guest time = monotonic + offset, or the frozen value while paused; written under the lock,
-	 * read by anyone */
+	/* guest time = monotonic + offset, or the frozen value while paused; written under the
+	 * lock, read by anyone */
 	_Atomic u64 clock_offset_ns, frozen_ns;
 	_Atomic bool frozen;
 	/* atomic */
-	_Atomic bool sleeping;              /* in ppoll, or about to be, and nobody has woken it yet */
+	/* in ppoll, or about to be, and nobody has woken it yet */
+	_Atomic bool sleeping;
 	_Atomic(struct loop_work *) posted; /* newest first */
 	_Atomic int stop_status;            /* -1: run on */
 };
@@ -132,7 +133,8 @@ void timer_arm(struct loop_timer *t, u64 deadline_ns)
 		return timer_cancel(t);
 	if (t->heap_pos)
 		heap_remove(l, t);
-	ASSERT(l->timers < TIMERS_MAX); /* devices are counted at set-up; a guest cannot add timers */
+	/* devices are counted at set-up; a guest cannot add timers */
+	ASSERT(l->timers < TIMERS_MAX);
 	t->deadline_ns = deadline_ns;
 	heap_up(l, ++l->timers, t);
 	loop_arm(l);
@@ -322,15 +324,16 @@ static void loop_wait_for(struct loop *l, struct loop_wait *w)
 	}
 	w->fd[w->n] = (struct pollfd){ .fd = l->wakefd, .events = POLLIN };
 	l->armed_ns = loop_next_ns(l);
-	/* Before posted is looked at, and loop_post does the reverse; and under the lock, so that nobody
-	 * arms or adds between the look above and this. */
+	/* Before posted is looked at, and loop_post does the reverse; and under the lock, so that
+	 * nobody arms or adds between the look above and this. */
 	atomic_store(&l->sleeping, true);
 }
 
 /* Without the lock. */
 static void loop_sleep(struct loop *l, struct loop_wait *w, u64 deadline_ns)
 {
-	u64 now_ns = loop_now_ns(l), left_ns = deadline_ns > now_ns ? deadline_ns - now_ns : 0, count;
+	u64 now_ns = loop_now_ns(l), count;
+	u64 left_ns = deadline_ns > now_ns ? deadline_ns - now_ns : 0;
 	struct timespec ts;
 	int n;
 

@@ -33,14 +33,15 @@ void loop_stop(struct loop *l, int status); /* any thread; the first status wins
 /* Is the calling thread the one in loop_run?  Of a fake loop, always. */
 bool loop_is_mine(const struct loop *l);
 
-/* Call fn(arg, events) when fd is ready (events: POLL*).  0 or -ENOSPC.  Caller holds the lock or is
- * single-threaded.  With events 0 it stays registered but quiet, even if the other side hangs up. */
+/* Call fn(arg, events) when fd is ready (events: POLL*).  0 or -ENOSPC.  Caller holds the lock or
+ * is single-threaded.  With events 0 it stays registered but quiet, even if the other side hangs
+ * up. */
 typedef void (*loop_fd_fn)(void *arg, u32 events);
 int loop_fd_add(struct loop *l, int fd, u32 events, loop_fd_fn fn, void *arg);
 void loop_fd_del(struct loop *l, int fd);
 
-/* Timers: init once, arm at an absolute guest time (re-arming moves it), cancel. Under the lock, from
- * any thread.  A deadline in the past fires at once, on the loop thread. */
+/* Timers: init once, arm at an absolute guest time (re-arming moves it), cancel. Under the lock,
+ * from any thread.  A deadline in the past fires at once, on the loop thread. */
 void timer_init(struct loop_timer *t, struct loop *l, void (*fn)(void *), void *arg);
 void timer_arm(struct loop_timer *t, u64 deadline_ns);
 void timer_cancel(struct loop_timer *t);

@@ -21,7 +21,7 @@
 
 enum { SIGNAL_STATUS = 128 };
 
-/* --- set-up -------------------------------------------------------------------------------------- */
+/* --- set-up ----------------------------------------------------------------------------------- */
 static int machine_pick_engine(struct machine *m, struct err *e)
 {
 	char why[120];
@@ -165,7 +165,8 @@ static int machine_load(struct machine *m, struct err *e)
 	for (u32 i = 0; i < m->nr_vcpus; i++) {
 		if (!m->cfg->bios)
 			boot_memory_types(&m->vcpus[i]->s);
-		m->vcpus[i]->exit_work = (struct loop_work){ machine_vcpu_exit, m->vcpus[i], NULL, 0 };
+		m->vcpus[i]->exit_work = (struct loop_work){
+			machine_vcpu_exit, m->vcpus[i], NULL, 0 };
 	}
 	trace_mark("vCPUs");
 	return 0;
@@ -207,7 +208,7 @@ struct machine *machine_new(const struct config *cfg, struct err *e)
 	return m;
 }
 
-/* --- requests of devices and vCPUs --------------------------------------------------------------- */
+/* --- requests of devices and vCPUs ------------------------------------------------------------ */
 static void machine_stop(struct machine *m, int status)
 {
 	m->run = RUN_STOPPED;
@@ -252,7 +253,8 @@ static void machine_reset(struct machine *m)
 	int rc;
 
 	if (!m->cfg->restart) {
-		log_info("machine", "guest reset; ending (--on-reboot restart would start it again)");
+		log_info("machine",
+			"guest reset; ending (--on-reboot restart would start it again)");
 		return machine_stop(m, EXIT_OK);
 	}
 	log_info("machine", "guest reset; starting again");
@@ -307,8 +309,9 @@ void machine_request(void *ctx, enum device_request req, u32 arg)
 	loop_post(m->loop, &m->request_work);
 }
 
-/* Does every vCPU wait for another one?  All look so at first; then they are parked, since an NMI or
- * SIPI may be under way to one from another that has halted since.  They stay parked if it is true. */
+/* Does every vCPU wait for another one?  All look so at first; then they are parked, since an NMI
+ * or SIPI may be under way to one from another that has halted since.  They stay parked if it is
+ * true. */
 static bool machine_all_dead(struct machine *m)
 {
 	bool dead = true;
@@ -355,7 +358,8 @@ static void machine_vcpu_exit(void *arg)
 		if (m->cfg->restart)
 			machine_reset(m);
 		else
-			machine_stop(m, EXIT_GUEST); /* a PC would reset, but nobody means to do it so */
+			/* a PC would reset, but nobody means to do it so */
+			machine_stop(m, EXIT_GUEST);
 		break;
 	case VEXIT_CRASH:
 		machine_crash(m, v);
@@ -363,8 +367,8 @@ static void machine_vcpu_exit(void *arg)
 	case VEXIT_HALT:
 		if (!machine_all_dead(m))
 			break;
-		log_err("machine", "guest halted with interrupts off at rip %#llx; nothing can wake it, ending",
-			(unsigned long long)v->s.rip);
+		log_err("machine", "guest halted with interrupts off at rip %#llx; nothing can "
+				   "wake it, ending", (unsigned long long)v->s.rip);
 		machine_stop(m, EXIT_GUEST);
 		break;
 	case VEXIT_KICK:
@@ -372,7 +376,7 @@ static void machine_vcpu_exit(void *arg)
 	}
 }
 
-/* --- signals --------------------------------------------------------------------------------------- */
+/* --- signals ---------------------------------------------------------------------------------- */
 /* The guest stops, and time with it. */
 static void machine_pause(struct machine *m)
 {
@@ -387,8 +391,8 @@ static void machine_pause(struct machine *m)
 	log_info("machine", "paused, until SIGCONT");
 }
 
-/* What came to pass while the vCPUs were parking is dealt with now; a vCPU that had stopped by itself
- * must not run on before. */
+/* What came to pass while the vCPUs were parking is dealt with now; a vCPU that had stopped by
+ * itself must not run on before. */
 static void machine_resume(struct machine *m)
 {
 	u64 gone = host_rdtsc() - m->paused_tsc; /* read once: all guest TSCs agree to the cycle */
@@ -436,7 +440,8 @@ static void machine_signal(void *arg, u32 events)
 
 	if (read(m->sigfd, &si, sizeof si) != sizeof si)
 		return;
-	/* The parent sends on whatever it gets; what was sent to a group comes straight here as well. */
+	/* The parent sends on whatever it gets; what was sent to a group comes straight here as
+	 * well. */
 	if (sandbox_is_up() && si.ssi_code != SI_QUEUE)
 		return;
 	if (si.ssi_signo == SIGTSTP)
@@ -451,7 +456,7 @@ static void machine_signal(void *arg, u32 events)
 	machine_stop(m, SIGNAL_STATUS + (int)si.ssi_signo);
 }
 
-/* --- running --------------------------------------------------------------------------------------- */
+/* --- running ---------------------------------------------------------------------------------- */
 
 /* The user pressed Ctrl-A x; loop thread. */
 static void machine_leave(void *ctx)
@@ -475,8 +480,8 @@ static int machine_start_threads(struct machine *m, struct err *e)
 	return rc;
 }
 
-/* What the guest wrote must be where it belongs before mvm says that it has ended.  Threads and memory
- * go with the process. */
+/* What the guest wrote must be where it belongs before mvm says that it has ended.  Threads and
+ * memory go with the process. */
 static void machine_end(struct machine *m)
 {
 	vcpus_pause(m->vcpus, m->nr_vcpus);
@@ -500,7 +505,8 @@ int machine_run(struct machine *m)
 
 	ASSERT(rc == 0);
 	if (m->cfg->accel == ACCEL_AUTO)
-		log_info("cpu", "%s: %s", m->eng == &kvm_engine ? "KVM" : "software CPU", m->eng_why);
+		log_info("cpu", "%s: %s", m->eng == &kvm_engine ? "KVM" : "software CPU",
+			m->eng_why);
 	m->run = RUN_RUNNING;
 	kvmclock_start(&m->env);
 	m->request_work = (struct loop_work){ .fn = machine_do_requests, .arg = m };

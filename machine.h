@@ -11,12 +11,12 @@ struct machine;
 /* Exit statuses of the process; debug exits and signals add their own, see options_help. */
 enum exit_status { EXIT_OK = 0, EXIT_USAGE = 1, EXIT_HOST = 2, EXIT_GUEST = 3 };
 
-/* Open every back-end, lay out memory, create devices and vCPUs, load the kernel.  Nothing runs yet.
- * NULL with *e, and nothing left behind. cfg is borrowed. */
+/* Open every back-end, lay out memory, create devices and vCPUs, load the kernel.  Nothing runs
+ * yet.  NULL with *e, and nothing left behind. cfg is borrowed. */
 struct machine *machine_new(const struct config *cfg, struct err *e);
 
-/* Run until the guest ends, the user leaves or a signal arrives, and flush the back-ends; the exit status,
- * with which the process has to end.  Main thread. */
+/* Run until the guest ends, the user leaves or a signal arrives, and flush the back-ends; the exit
+ * status, with which the process has to end.  Main thread. */
 int machine_run(struct machine *m);
 
 /* Of a machine that never ran. */

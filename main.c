@@ -19,7 +19,8 @@ static int host_error(const struct err *e)
 	return EXIT_HOST;
 }
 
-/* Has all that was printed arrived?  A write that failed before the last one shows in ferror alone. */
+/* Has all that was printed arrived?  A write that failed before the last one shows in ferror
+ * alone. */
 static int check_output(void)
 {
 	return fflush(stdout) == 0 && !ferror(stdout) ? EXIT_OK : EXIT_HOST;

@@ -35,16 +35,18 @@ int memory_init(struct memory *m, u64 ram_bytes, struct err *e)
 	if (rc < 0)
 		return rc;
 	m->ram_bytes = ram_bytes;
-	/* One mapping, so that huge pages may straddle what the guest sees as two ranges, between two
-	 * guards: what runs past RAM by a mistake of ours must not find mvm's own data. */
+	/* One mapping, so that huge pages may straddle what the guest sees as two ranges, between
+	 * two guards: what runs past RAM by a mistake of ours must not find mvm's own data. */
 	m->map_bytes = ram_bytes + 3 * GUARD_BYTES;
-	m->map = mmap(NULL, m->map_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	m->map = mmap(NULL, m->map_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+		-1, 0);
 	host = (u8 *)ALIGN_UP((uintptr_t)m->map + GUARD_BYTES, GUARD_BYTES);
 	if (m->map == MAP_FAILED || mprotect(host, ram_bytes, PROT_READ | PROT_WRITE) < 0)
-		return err_set(e, -errno, "guest memory: cannot map %llu MiB (%s); give less with --mem",
+		return err_set(e, -errno,
+			"guest memory: cannot map %llu MiB (%s); give less with --mem",
 			       (unsigned long long)(ram_bytes / MIB), strerror(errno));
-	/* One fault of the host for 2 MiB, where it has huge pages: else a boot spends a sixth of its
-	 * time in faults. */
+	/* One fault of the host for 2 MiB, where it has huge pages: else a boot spends a sixth of
+	 * its time in faults. */
 	madvise(host, ram_bytes, MADV_HUGEPAGE);
 	rc = memory_add(m, 0, low, host, false, e);
 	if (rc == 0 && ram_bytes > low)
@@ -67,7 +69,8 @@ int memory_add(struct memory *m, gpa_t gpa, u64 bytes, void *host, bool rom, str
 	    (at < m->n && gpa + bytes > m->region[at].gpa))
 		return err_set(e, -EEXIST, "guest memory: %#llx is taken", (unsigned long long)gpa);
 	if (!host) {
-		host = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		host = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+			0);
 		if (host == MAP_FAILED)
 			return err_set(e, -errno, "guest memory: cannot map %llu KiB (%s)",
 				       (unsigned long long)(bytes / KIB), strerror(errno));

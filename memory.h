@@ -23,11 +23,11 @@ struct memory {
 	u64 ram_bytes; /* as the user asked */
 	void *map;     /* RAM with its guards; regions 0 and 1 lie inside */
 	u64 map_bytes; /* 0: none */
-	/* Told after bytes [gpa, gpa+len) were written by a device or the loader; drops code that was
-	 * made from them.  Set by the software CPU, NULL under KVM.  Any thread. */
+	/* Told after bytes [gpa, gpa+len) were written by a device or the loader; drops code that
+	 * was made from them.  Set by the software CPU, NULL under KVM.  Any thread. */
 	void (*written)(void *ctx, gpa_t gpa, u64 len);
-	/* Orders guest memory like a fence of this thread and of every vCPU at once.  NULL where the
-	 * vCPUs' own fences are real. */
+	/* Orders guest memory like a fence of this thread and of every vCPU at once.  NULL where
+	 * the vCPUs' own fences are real. */
 	void (*fence)(void);
 	void *written_ctx;
 };
@@ -48,7 +48,8 @@ void *mem_ptr_rw(const struct memory *m, gpa_t gpa, u64 len);
 /* The region holding gpa, or NULL. */
 const struct mem_region *mem_find(const struct memory *m, gpa_t gpa);
 
-/* Every writer other than a vCPU calls this after writing guest memory (DMA, loaders, snapshots). */
+/* Every writer other than a vCPU calls this after writing guest memory (DMA, loaders,
+ * snapshots). */
 static inline void mem_dirty(struct memory *m, gpa_t gpa, u64 len)
 {
 	if (m->written)
@@ -69,6 +70,7 @@ static inline void mem_fence(const struct memory *m)
 bool mem_read(const struct memory *m, gpa_t gpa, void *dst, u64 len);
 bool mem_write(struct memory *m, gpa_t gpa, const void *src, u64 len);
 
-/* Zeroed pages of mvm's own, which the host gives as they are touched; NULL: none.  Free takes NULL. */
+/* Zeroed pages of mvm's own, which the host gives as they are touched; NULL: none.  Free takes
+ * NULL. */
 void *host_pages_new(u64 bytes);
 void host_pages_free(void *p, u64 bytes);

@@ -150,7 +150,8 @@ static void write_guest(struct vcpu *v, u64 gpa, const void *src, unsigned len)
 	mem_write(v->env->mem, gpa, src, len);
 }
 
-/* Read between two looks at the TSC, the closest of a few tries: one that was preempted is far off. */
+/* Read between two looks at the TSC, the closest of a few tries: one that was preempted is far
+ * off. */
 void kvmclock_start(struct engine_env *env)
 {
 	u64 least = ~0ull;
@@ -167,8 +168,9 @@ void kvmclock_start(struct engine_env *env)
 	}
 }
 
-/* The guest reads: version (odd while we write), pad, TSC stamp, system time, mul, shift, flags.  One
- * stamp for all vCPUs: with two, each a little wrong, time would go back from one vCPU to the next. */
+/* The guest reads: version (odd while we write), pad, TSC stamp, system time, mul, shift, flags.
+ * One stamp for all vCPUs: with two, each a little wrong, time would go back from one vCPU to the
+ * next. */
 void kvmclock_update(struct vcpu *v)
 {
 	u64 gpa = v->s.kvm_system_time & ~1ull;

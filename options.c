@@ -219,12 +219,14 @@ static int disk_word(struct disk_config *d, const char *word, size_t n, struct e
 	else if (n == 10 && !strncmp(word, "format=raw", n))
 		;
 	else if (n > 7 && !strncmp(word, "format=", 7))
-		return err_set(e, -EINVAL, "format \"%.*s\" is not known; convert it with qemu-img convert -O raw",
+		return err_set(e, -EINVAL,
+			"format \"%.*s\" is not known; convert it with qemu-img convert -O raw",
 			       (int)n - 7, word + 7);
 	else if (n > 3 && n - 3 < sizeof d->id && !strncmp(word, "id=", 3))
 		snprintf(d->id, sizeof d->id, "%.*s", (int)n - 3, word + 3);
 	else
-		return err_set(e, -EINVAL, "\"%.*s\" is none of ro, direct, format=raw, id=NAME (up to 19 letters)",
+		return err_set(e, -EINVAL,
+			"\"%.*s\" is none of ro, direct, format=raw, id=NAME (up to 19 letters)",
 			       (int)n, word);
 	return 0;
 }
@@ -268,7 +270,8 @@ static int opt_fw_cfg(struct config *cfg, void *field, const char *value, struct
 		value += 5;
 	n = strcspn(value, ",");
 	if (!n || n > FW_NAME_MAX)
-		return err_set(e, -EINVAL, "\"%s\" has no name of up to %d letters; write opt/NAME,file=PATH",
+		return err_set(e, -EINVAL,
+			"\"%s\" has no name of up to %d letters; write opt/NAME,file=PATH",
 			       value, FW_NAME_MAX);
 	f->name = strndup(value, n); /* lives as long as the process */
 	if (!f->name)
@@ -278,7 +281,8 @@ static int opt_fw_cfg(struct config *cfg, void *field, const char *value, struct
 	else if (!strncmp(value + n, ",file=", 6) && value[n + 6])
 		f->path = value + n + 6;
 	else
-		return err_set(e, -EINVAL, "%s needs ,file=PATH or ,string=TEXT behind it", f->name);
+		return err_set(e, -EINVAL, "%s needs ,file=PATH or ,string=TEXT behind it",
+			f->name);
 	cfg->fw_files++;
 	return 0;
 }
@@ -291,48 +295,60 @@ static const struct opt opts[] = {
 	{ "cmdline", 'p', "append,params", "TEXT", opt_text, FIELD(cmdline),
 	  "words for the kernel, after mvm's own defaults; the last word wins" },
 	{ "bios", 0, "firmware", "FILE", opt_str, FIELD(bios),
-	  "firmware image (SeaBIOS, qboot) to start; it boots a disk or loads --kernel, a bzImage" },
+	  "firmware image (SeaBIOS, qboot) to start; it boots a disk or loads --kernel, a "
+	  "bzImage" },
 	{ "disk", 'd', NULL, "FILE[,ro][,direct][,format=raw][,id=NAME]", opt_disk, 0,
 	  "virtio disk from a raw image or block device; up to 8, the first is /dev/vda" },
 	{ "mem", 'm', "memory", "SIZE", opt_mem, FIELD(mem_bytes),
 	  "guest RAM; a bare number counts MiB, else K, M, G, T (256M)" },
 	{ "cpus", 'c', NULL, "N", opt_cpus, FIELD(vcpus), "virtual CPUs, 1 to 64 (1)" },
 	{ "accel", 0, NULL, "auto|kvm|tcg|interp", opt_accel, FIELD(accel),
-	  "CPU engine: KVM, the software CPU (interpreter and translator), its interpreter alone; auto takes KVM only when real hardware is behind it (auto)" },
+	  "CPU engine: KVM, the software CPU (interpreter and translator), its interpreter alone; "
+	  "auto takes KVM only when real hardware is behind it (auto)" },
 	{ "serial", 0, NULL, "stdio|file=PATH|none", opt_serial, 0,
-	  "where the first serial port goes (stdio); on a terminal, Ctrl-A x leaves and Ctrl-A h helps" },
+	  "where the first serial port goes (stdio); on a terminal, Ctrl-A x leaves and Ctrl-A h "
+	  "helps" },
 	{ "rng", 0, NULL, "on|off", opt_bool, FIELD(rng), "virtio entropy device (on)" },
 	{ "on-reboot", 0, NULL, "exit|restart", opt_reboot, FIELD(restart),
 	  "what a reset by the guest does (exit)" },
 	{ "stop-timeout", 0, NULL, "SECONDS", opt_seconds, FIELD(stop_s),
-	  "SIGTERM presses the power button of a guest that listens, and so much later ends mvm; 0 ends it at once (60)" },
+	  "SIGTERM presses the power button of a guest that listens, and so much later ends mvm; "
+	  "0 ends it at once (60)" },
 	{ "entry", 0, NULL, "auto|64|16", opt_entry, FIELD(entry),
-	  "how a kernel is entered: unpacked by mvm, or by its own 64-bit or real-mode entry (auto)" },
+	  "how a kernel is entered: unpacked by mvm, or by its own 64-bit or real-mode entry "
+	  "(auto)" },
 	{ "transport", 0, NULL, "auto|mmio|pci|pci-transitional", opt_transport, FIELD(transport),
-	  "how virtio devices are attached; auto is mmio for a kernel, pci for firmware (auto); transitional devices also serve drivers from before virtio 1.0" },
+	  "how virtio devices are attached; auto is mmio for a kernel, pci for firmware (auto); "
+	  "transitional devices also serve drivers from before virtio 1.0" },
 	{ "fw-cfg", 0, "fw_cfg", "NAME,file=PATH|NAME,string=TEXT", opt_fw_cfg, 0,
-	  "file for the firmware configuration device; your own names begin with opt/, and Linux shows them in /sys/firmware/qemu_fw_cfg; up to 16" },
+	  "file for the firmware configuration device; your own names begin with opt/, and Linux "
+	  "shows them in /sys/firmware/qemu_fw_cfg; up to 16" },
 	{ "irqchip", 0, NULL, "split|kernel|user", opt_irqchip, FIELD(irqchip),
 	  "KVM: which interrupt controllers the host kernel runs (split: local APICs only)" },
 	{ "sandbox", 0, NULL, "on|off|log", opt_sandbox, FIELD(sandbox.mode),
-	  "walls around mvm (on); log says which system calls would have been killed and lets them pass" },
+	  "walls around mvm (on); log says which system calls would have been killed and lets "
+	  "them pass" },
 	{ "uid", 0, NULL, "N", opt_id, FIELD(sandbox.uid),
 	  "started as root: become this user before any file is opened" },
-	{ "gid", 0, NULL, "N", opt_id, FIELD(sandbox.gid), "started as root: become this group, and leave all others" },
+	{ "gid", 0, NULL, "N", opt_id, FIELD(sandbox.gid),
+		"started as root: become this group, and leave all others" },
 	{ "chroot", 0, NULL, "DIR", opt_str, FIELD(sandbox.chroot),
 	  "started as root: files are looked up in this directory" },
 	{ "cgroup", 0, NULL, "DIR", opt_str, FIELD(sandbox.cgroup),
-	  "join this control group, a path or a name below /sys/fs/cgroup, before memory is taken" },
+	  "join this control group, a path or a name below /sys/fs/cgroup, before memory is "
+	  "taken" },
 	{ "netns", 0, NULL, "NAME", opt_str, FIELD(sandbox.netns),
 	  "started as root: enter this network namespace, a name of ip-netns or a path" },
 	{ "tcg-cache", 0, NULL, "SIZE", opt_cache, FIELD(tcg_cache_bytes),
-	  "software CPU: memory for decoded code, and as much for generated code, of all virtual CPUs together (24M)" },
+	  "software CPU: memory for decoded code, and as much for generated code, of all virtual "
+	  "CPUs together (24M)" },
 	{ "tcg-stats", 0, "stats", NULL, opt_flag, FIELD(stats),
 	  "print the CPU engine's counters at the end" },
 	{ "perf-map", 0, NULL, NULL, opt_flag, FIELD(perf_map),
 	  "software CPU: name translated code for perf in /tmp/perf-PID.map" },
 	{ "boot-trace", 0, NULL, NULL, opt_flag, FIELD(boot_trace),
-	  "print the time of each stage from process start to the first guest instruction, and of the guest's boot mark" },
+	  "print the time of each stage from process start to the first guest instruction, and of "
+	  "the guest's boot mark" },
 	{ "dry-run", 0, NULL, NULL, opt_flag, FIELD(dry_run),
 	  "print the machine as JSON and exit" },
 	{ "quiet", 'q', NULL, NULL, opt_flag, FIELD(quiet), "errors only" },
@@ -397,11 +413,13 @@ static int options_check(const struct config *cfg, struct err *e)
 	if (cfg->help || cfg->version)
 		return 0;
 	if (!cfg->kernel && !cfg->bios)
-		return err_set(e, -EINVAL, "nothing to boot; give --kernel FILE or --bios FILE, or see mvm --help");
+		return err_set(e, -EINVAL,
+			"nothing to boot; give --kernel FILE or --bios FILE, or see mvm --help");
 	if (!cfg->kernel && (cfg->initrd || cfg->cmdline))
 		return err_set(e, -EINVAL, "--initrd and --cmdline need --kernel");
 	if (cfg->perf_map && cfg->sandbox.mode != SANDBOX_OFF)
-		return err_set(e, -EINVAL, "--perf-map needs --sandbox off: perf looks for the map in mvm's own "
+		return err_set(e, -EINVAL,
+			"--perf-map needs --sandbox off: perf looks for the map in mvm's own "
 			       "file system, which is empty otherwise");
 	if (cfg->bios && cfg->entry != ENTRY_AUTO)
 		return err_set(e, -EINVAL, "--entry and --bios exclude each other; give one");
@@ -412,7 +430,8 @@ int options_parse(struct config *cfg, char **argv, struct err *e)
 {
 	*cfg = (struct config){ .mem_bytes = 256 * MIB, .vcpus = 1, .rng = true,
 				.stop_s = 60, .tcg_cache_bytes = 24 * MIB,
-				.sandbox = { .mode = SANDBOX_DEFAULT, .uid = SANDBOX_NO_ID, .gid = SANDBOX_NO_ID } };
+				.sandbox = { .mode = SANDBOX_DEFAULT, .uid = SANDBOX_NO_ID,
+					.gid = SANDBOX_NO_ID } };
 	while (*argv && *++argv) {
 		const char *word = *argv, *value;
 		const struct opt *o = opt_find(word, &value);
@@ -421,7 +440,8 @@ int options_parse(struct config *cfg, char **argv, struct err *e)
 		if (!o)
 			return err_set(e, -EINVAL, "unknown option %s; see mvm --help", word);
 		if (o->arg && !value && !(value = *++argv))
-			return err_set(e, -EINVAL, "--%s needs a value: --%s %s", o->name, o->name, o->arg);
+			return err_set(e, -EINVAL, "--%s needs a value: --%s %s", o->name, o->name,
+				o->arg);
 		if (!o->arg && value)
 			return err_set(e, -EINVAL, "--%s takes no value", o->name);
 		rc = opt_apply(cfg, o, value, e);
@@ -466,7 +486,8 @@ void options_help(void)
 		printf("\n%8s", "");
 		help_wrap(o->help, 8);
 	}
-	printf("\nExit status: 0 guest powered off (or rebooted, with --on-reboot exit); 1 wrong usage;\n"
+	printf("\nExit status: 0 guest powered off (or rebooted, with --on-reboot exit);"
+	       " 1 wrong usage;\n"
 	       "2 host failure; 3 guest crashed or halted for ever; 4 ended by the sandbox;\n"
 	       "128+N ended by signal N; (V<<1)|1 guest wrote V to the debug-exit port.\n");
 }

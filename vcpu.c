@@ -1,7 +1,8 @@
 /* vcpu.c - the vCPU's thread: run, sleep, park; and the power-on state.
  *
- * Every vCPU thread is here: vcpu_main drives whatever engine it was given.  Requests arrive as bits
- * in v->req from any thread; the sender then wakes a sleeping thread by futex or kicks a running one. */
+ * Every vCPU thread is here: vcpu_main drives whatever engine it was given.  Requests arrive as
+ * bits in v->req from any thread; the sender then wakes a sleeping thread by futex or kicks a
+ * running one. */
 #include "vcpu.h"
 
 #include <linux/futex.h>
@@ -236,8 +237,8 @@ static void vcpu_report(struct vcpu *v, enum vexit why)
 	loop_post(v->env->loop, &v->exit_work);
 }
 
-/* Until VREQ_PAUSE goes away.  The state is pulled before and pushed after, so that whoever asked may
- * look at it and change it. */
+/* Until VREQ_PAUSE goes away.  The state is pulled before and pushed after, so that whoever asked
+ * may look at it and change it. */
 static void vcpu_park(struct vcpu *v)
 {
 	v->eng->pull(v);
@@ -320,7 +321,8 @@ int vcpu_start(struct vcpu *v, struct err *e)
 	rc = pthread_create(&v->thread, &attr, vcpu_main, v);
 	pthread_attr_destroy(&attr);
 	if (rc)
-		return err_set(e, -rc, "vcpu%u: cannot start its thread (%s); check the process limit",
+		return err_set(e, -rc,
+			"vcpu%u: cannot start its thread (%s); check the process limit",
 			       v->index, strerror(rc));
 	v->threaded = true;
 	return 0;

@@ -1,8 +1,8 @@
 /* vcpu.h - the canonical CPU state, the vCPU with its thread and request bits, and the contract
  * between a vCPU and its engine (kvm.c or tcg/).
  *
- * An engine knows struct engine_env and nothing else of the machine; the machine knows struct engine
- * and nothing of what is behind it. */
+ * An engine knows struct engine_env and nothing else of the machine; the machine knows struct
+ * engine and nothing of what is behind it. */
 #pragma once
 
 #include <pthread.h>
@@ -19,8 +19,8 @@
 enum gpr { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15 };
 enum sreg { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_NR };
 
-/* Descriptor attributes, laid out as the VMX access rights (SDM vol 3 "Guest Register State"): bits 8-15
- * and 20-23 of the descriptor's second word, moved down by 8. */
+/* Descriptor attributes, laid out as the VMX access rights (SDM vol 3 "Guest Register State"): bits
+ * 8-15 and 20-23 of the descriptor's second word, moved down by 8. */
 enum {
 	ATTR_TYPE = 0xf, ATTR_S = 1 << 4, ATTR_DPL_SHIFT = 5, ATTR_DPL = 3 << 5, ATTR_P = 1 << 7,
 	ATTR_AVL = 1 << 12, ATTR_L = 1 << 13, ATTR_DB = 1 << 14, ATTR_G = 1 << 15,
@@ -66,8 +66,8 @@ struct cpu_state {
 	u8 nmi_blocked;
 	u8 nmi_pending;
 	u8 mp_state;    /* enum mp_state */
-	/* An event whose delivery a fault of the host's own interrupted when the state was taken (KVM only);
-	 * event_type: enum state_event. */
+	/* An event whose delivery a fault of the host's own interrupted when the state was taken
+	 * (KVM only); event_type: enum state_event. */
 	u8 event_valid, event_type, event_vector, event_has_error;
 	u32 event_error;
 	u8 xsave[XSAVE_BYTES] __attribute__((aligned(64)));
@@ -110,8 +110,10 @@ struct engine_env {
 	struct vcpu **vcpus;
 	u32 nr_vcpus;
 	u64 tsc_khz;           /* of the host's TSC, which the guest sees */
-	u64 clock_tsc, clock_ns; /* a moment on the host's TSC and in guest time; written while all are parked */
-	u64 tcg_cache_bytes;   /* of each software CPU's code; and as much of decoded instructions */
+	/* a moment on the host's TSC and in guest time; written while all are parked */
+	u64 clock_tsc, clock_ns;
+	/* of each software CPU's code; and as much of decoded instructions */
+	u64 tcg_cache_bytes;
 	bool interp_only;      /* --accel interp */
 	bool stats;            /* --tcg-stats */
 	bool want_perf_map;    /* --perf-map */
@@ -141,7 +143,8 @@ struct vcpu {
 	/* How the loop learns why the vCPU stopped; fn and arg are the machine's. */
 	struct loop_work exit_work;
 	_Atomic u32 exit_why; /* enum vexit */
-	_Atomic u32 dead_halt; /* 1 while halted with interrupts off: only NMI, INIT or reset wake it */
+	/* 1 while halted with interrupts off: only NMI, INIT or reset wake it */
+	_Atomic u32 dead_halt;
 	char crash[400];    /* VEXIT_CRASH: why, one line */
 	u64 stat_exits;
 };
@@ -154,11 +157,12 @@ struct engine {
 	/* Set up the engine for env (env->engine_priv); memory is already laid out. */
 	int (*init)(struct engine_env *env, struct err *e);
 	void (*free)(struct engine_env *env);
-	/* A vCPU in power-on state; the engine allocates (its own struct starts with struct vcpu). */
+	/* A vCPU in power-on state; the engine allocates (its own struct starts with struct
+	 * vcpu). */
 	struct vcpu *(*vcpu_new)(struct engine_env *env, u32 index, struct err *e);
 	void (*vcpu_free)(struct vcpu *v);
-	/* On the vCPU's thread, before anything else there: whatever takes system calls that are only
-	 * for set-up.  False: v->crash says why.  May be NULL. */
+	/* On the vCPU's thread, before anything else there: whatever takes system calls that are
+	 * only for set-up.  False: v->crash says why.  May be NULL. */
 	bool (*enter)(struct vcpu *v);
 	/* Run guest code until something concerns the vCPU loop. Own thread, lock not held. */
 	enum vexit (*run)(struct vcpu *v);
@@ -169,7 +173,8 @@ struct engine {
 	void (*kick)(struct vcpu *v);
 	/* Print engine statistics for --stats. May be NULL. */
 	void (*stats)(struct engine_env *env);
-	/* Signal d->fd on such writes, or no longer.  0 or -errno; NULL: every write leaves the guest. */
+	/* Signal d->fd on such writes, or no longer.  0 or -errno; NULL: every write leaves the
+	 * guest. */
 	int (*doorbell)(struct engine_env *env, const struct doorbell *d, bool on);
 };
 
@@ -178,8 +183,8 @@ extern const struct engine kvm_engine, tcg_engine;
 /* --- vcpu.c ------------------------------------------------------------------------------- */
 /* Power-on state, SDM vol 3 "Processor State After Reset"; the boot vCPU runs, others wait. */
 void cpu_state_reset(struct cpu_state *s, bool boot_cpu);
-/* INIT: as after power-on but for the FP state, cache control, MSRs and time.  SIPI: real mode at the page
- * that the vector names. */
+/* INIT: as after power-on but for the FP state, cache control, MSRs and time.  SIPI: real mode at
+ * the page that the vector names. */
 void cpu_state_init(struct cpu_state *s, bool boot_cpu);
 void cpu_state_start_up(struct cpu_state *s, u8 vector);
 void cpu_state_visit(struct cpu_state *s, struct state *st);
@@ -198,8 +203,8 @@ static inline u32 vcpu_pending(struct vcpu *v)
 int vcpu_start(struct vcpu *v, struct err *e);
 void vcpu_stop(struct vcpu *v);
 
-/* Park every vCPU and wait until all are; machine.lock must NOT be held (a vCPU may be waiting for it).
- * Afterwards v->s may be read and written from this thread.  vcpus_resume lets them go on. */
+/* Park every vCPU and wait until all are; machine.lock must NOT be held (a vCPU may be waiting for
+ * it).  Afterwards v->s may be read and written from this thread.  vcpus_resume lets them go on. */
 void vcpus_pause(struct vcpu **v, u32 n);
 void vcpus_resume(struct vcpu **v, u32 n);
 /* Would a parked vCPU stay halted if it were let go, unless another one or the machine wakes it? */
@@ -227,7 +232,8 @@ bool cpuid_is_native(const struct vcpu *v);
 /* MSRs that are the same for both engines' models (not APIC, not FS/GS/TSC): false: #GP. */
 bool msr_read(struct vcpu *v, u32 msr, u64 *val);
 bool msr_write(struct vcpu *v, u32 msr, u64 val);
-/* The moment that all vCPUs' paravirtual clocks count from is now: before they run, and after a pause. */
+/* The moment that all vCPUs' paravirtual clocks count from is now: before they run, and after a
+ * pause. */
 void kvmclock_start(struct engine_env *env);
 /* Write the paravirtual clock's page afresh, if the guest has one: after a pause or a restore. */
 void kvmclock_update(struct vcpu *v);

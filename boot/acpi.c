@@ -149,7 +149,8 @@ static void put_pc_devices(struct aml *a, const struct boot_config *c)
 	aml_crs_io(&kbd, I8042_CMD_PORT, 1);
 	aml_crs_isa_irq(&kbd, I8042_KBD_GSI);
 	put_isa_device(a, "KBD_", "PNP0303", 0, &kbd);
-	/* The auxiliary port: nothing is plugged in, but a controller without one makes Linux warn. */
+	/* The auxiliary port: nothing is plugged in, but a controller without one makes Linux
+	 * warn. */
 	aml_crs_isa_irq(&aux, I8042_AUX_GSI);
 	put_isa_device(a, "AUX_", "PNP0F13", 0, &aux);
 }
@@ -265,7 +266,8 @@ static void put_fadt(struct tables *t, const struct boot_config *c, u32 facs, u3
 	put_gas(p + 116, ACPI_RESET_PORT, 8, 1);
 	p[128] = ACPI_RESET_VALUE;
 	p[131] = 4; /* minor version: ACPI 6.4 */
-	put_pointer(t, p + 140, 8, dsdt); /* X_FIRMWARE_CTRL at 132 stays 0: FIRMWARE_CTRL holds it (§5.2.9) */
+	/* X_FIRMWARE_CTRL at 132 stays 0: FIRMWARE_CTRL holds it (§5.2.9) */
+	put_pointer(t, p + 140, 8, dsdt);
 	put_gas(p + 148, ACPI_PM1_EVT_PORT, 8 * ACPI_PM1_EVT_BYTES, 2);
 	put_gas(p + 172, ACPI_PM1_CNT_PORT, 8 * ACPI_PM1_CNT_BYTES, 2);
 	put_gas(p + 208, ACPI_PM_TMR_PORT, 8 * ACPI_PM_TMR_BYTES, 3);

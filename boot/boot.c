@@ -11,7 +11,7 @@ enum { RAM_MIN_MIB = 4 }; /* below that no kernel has a place to stand */
 enum { HEAP_ALIGN = 64 };
 #define HEAP_BYTES (BOOT_UNPACK_MAX + 16 * MIB)
 
-/* --- memory ------------------------------------------------------------------------------------- */
+/* --- memory ----------------------------------------------------------------------------------- */
 int boot_heap_new(struct boot_heap *h)
 {
 	*h = (struct boot_heap){ .base = host_pages_new(HEAP_BYTES) };
@@ -42,7 +42,7 @@ void boot_heap_reset(struct boot_heap *h)
 	h->used = 0;
 }
 
-/* --- files -------------------------------------------------------------------------------------- */
+/* --- files ------------------------------------------------------------------------------------ */
 
 int boot_open(const char *what, const char *path, int *fd, u64 *len, struct err *e)
 {

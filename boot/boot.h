@@ -60,7 +60,8 @@ struct boot_config {
 	const char *kernel;  /* path; may be NULL with bios */
 	const char *initrd;  /* path or NULL */
 	const char *cmdline; /* the user's words or NULL */
-	const char *bios;    /* path: boot firmware, which loads the kernel if there is one; or NULL */
+	/* path: boot firmware, which loads the kernel if there is one; or NULL */
+	const char *bios;
 	enum boot_entry entry;
 	bool keep_compressed; /* let a bzImage unpack itself */
 	u32 nr_disks;         /* the first is /dev/vda; they come first on their bus */
@@ -79,8 +80,8 @@ struct boot_config {
 };
 
 /* Open the files and take all memory that boot_load needs: from then on it makes no system call but
- * preadv2 and madvise, so that a guest can be restarted in the sandbox.  0, or -errno with *e and nothing
- * left behind.  boot_load does it for itself if nobody has. */
+ * preadv2 and madvise, so that a guest can be restarted in the sandbox.  0, or -errno with *e and
+ * nothing left behind.  boot_load does it for itself if nobody has. */
 int boot_files_open(struct boot_config *c, struct err *e);
 void boot_files_close(struct boot_config *c); /* also of zeros */
 
@@ -97,8 +98,8 @@ void boot_memory_types(struct cpu_state *s);
  * -ENOSPC when it does not fit in n bytes with its NUL. */
 int boot_cmdline(char *buf, size_t n, const struct boot_config *c);
 
-/* What the firmware configuration device holds.  Call when the board is complete; NULL with *e.  With
- * both bios and kernel the kernel is here, for firmware to load. */
+/* What the firmware configuration device holds.  Call when the board is complete; NULL with *e.
+ * With both bios and kernel the kernel is here, for firmware to load. */
 struct firmware;
 struct fwcfg_setup;
 struct firmware *firmware_new(const struct boot_config *c, struct memory *m, struct err *e);

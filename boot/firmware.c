@@ -1,9 +1,10 @@
 /* firmware.c - what the firmware configuration device (devices/fwcfg.c) holds: the memory map, ACPI
  * and SMBIOS tables, the boot order, a kernel for firmware to load, and the user's own files.
  *
- * Set-up only.  Host files are opened here and kept open; the device reads them when the guest asks.
- * Sources: QEMU docs/specs/fw_cfg.rst; SeaBIOS src/fw/paravirt.c, src/boot.c and docs/Runtime_config.md
- * for which files firmware looks for. */
+ * Set-up only.  Host files are opened here and kept open; the device reads them when the guest
+ * asks.
+ * Sources: QEMU docs/specs/fw_cfg.rst; SeaBIOS src/fw/paravirt.c, src/boot.c and
+ * docs/Runtime_config.md for which files firmware looks for. */
 #include "parts.h"
 
 #include <stdio.h>
@@ -23,7 +24,7 @@ struct firmware {
 	bool failed; /* no host memory for an item */
 };
 
-/* --- items -------------------------------------------------------------------------------------- */
+/* --- items ------------------------------------------------------------------------------------ */
 static struct fwcfg_item *item_new(struct firmware *f, u16 key, u64 len)
 {
 	struct fwcfg_item *item = &f->item[f->setup.n++];
@@ -62,7 +63,7 @@ static void add_fd(struct firmware *f, u16 key, int fd, u64 off, u64 len)
 	item->off = off;
 }
 
-/* --- files -------------------------------------------------------------------------------------- */
+/* --- files ------------------------------------------------------------------------------------ */
 static bool has_file(const struct firmware *f, const char *name)
 {
 	for (u32 i = 0; i < f->files; i++)
@@ -99,7 +100,8 @@ static int add_user_files(struct firmware *f, const struct boot_config *c, struc
 		u64 len;
 
 		if (has_file(f, u->name))
-			return err_set(e, -EEXIST, "fw_cfg %s: is given twice; leave one out", u->name);
+			return err_set(e, -EEXIST, "fw_cfg %s: is given twice; leave one out",
+				u->name);
 		if (u->text) {
 			firmware_add_file(f, u->name, u->text, strlen(u->text));
 			continue;
@@ -138,14 +140,15 @@ static void add_boot_order(struct firmware *f, const struct boot_config *c)
 		n = (size_t)snprintf(text, sizeof text, "/rom@%s\n", KERNEL_ROM);
 	for (u32 i = 0; i < c->nr_disks; i++)
 		n += (size_t)(c->pci.present ?
-			snprintf(text + n, sizeof text - n, "/pci@i0cf8/scsi@%x/disk@0,0\n", i + 1) :
+			snprintf(text + n, sizeof text - n, "/pci@i0cf8/scsi@%x/disk@0,0\n",
+				i + 1) :
 			snprintf(text + n, sizeof text - n, "/virtio-mmio@%016llx/disk@0,0\n",
 				 (unsigned long long)c->slot[i].base));
 	n += (size_t)snprintf(text + n, sizeof text - n, "HALT");
 	firmware_add_file(f, "bootorder", text, n + 1);
 }
 
-/* --- a kernel for firmware to load -------------------------------------------------------------- */
+/* --- a kernel for firmware to load ------------------------------------------------------------ */
 static int add_initrd(struct firmware *f, struct loader *l, u64 floor, u64 limit, struct err *e)
 {
 	int fd, rc;
@@ -208,7 +211,7 @@ static int add_kernel(struct firmware *f, const struct boot_config *c, struct me
 	return rc;
 }
 
-/* --- all of it ---------------------------------------------------------------------------------- */
+/* --- all of it -------------------------------------------------------------------------------- */
 static void add_numbers(struct firmware *f, const struct boot_config *c, const struct memory *m)
 {
 	add(f, FWCFG_RAM_SIZE, &m->ram_bytes, sizeof m->ram_bytes);

@@ -1,6 +1,6 @@
-/* kernel_rom.c - an option ROM by which SeaBIOS boots the kernel of the firmware configuration device:
- * a bootstrap entry that lets the device copy set-up code, kernel, command line and initrd to their
- * places, and enters the set-up code.
+/* kernel_rom.c - an option ROM by which SeaBIOS boots the kernel of the firmware configuration
+ * device: a bootstrap entry that lets the device copy set-up code, kernel, command line and initrd
+ * to their places, and enters the set-up code.
  *
  * Where everything goes is known when the ROM is made: it carries the DMA descriptors ready.  Other
  * firmware (qboot) loads kernels itself and leaves the ROM alone.

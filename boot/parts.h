@@ -41,7 +41,8 @@ struct e820 {
 	struct e820_entry entry[E820_MAX]; /* sorted, not overlapping */
 };
 
-/* The map of a machine that mvm itself starts; of one that firmware starts, which takes its share. */
+/* The map of a machine that mvm itself starts; of one that firmware starts, which takes its
+ * share. */
 void e820_build(struct e820 *map, const struct memory *m, const struct boot_pci *pci);
 void e820_build_bare(struct e820 *map, const struct memory *m, const struct boot_pci *pci);
 
@@ -133,8 +134,8 @@ struct linux_header {
 	const u8 *payload; /* compressed; NULL if none is described */
 	u64 payload_len;
 };
-/* For a kernel that firmware puts at LINUX_LOAD_HIGH and enters at its set-up code: can it be done, with
- * this command line and memory below l->low_top; then, fill in the set-up code. */
+/* For a kernel that firmware puts at LINUX_LOAD_HIGH and enters at its set-up code: can it be done,
+ * with this command line and memory below l->low_top; then, fill in the set-up code. */
 int linux_check_for_firmware(struct loader *l, struct linux_header *h, struct err *e);
 void linux_finish_setup(struct loader *l, u8 *setup);
 enum { LINUX_LOAD_HIGH = 0x100000 };
@@ -200,7 +201,7 @@ int mptable_put(struct loader *l, struct err *e);
 void smbios_put(struct loader *l);
 void stub_put(struct loader *l);                             /* IVT, BDA, BIOS calls */
 
-/* --- for firmware: firmware.c, and the files that others make ----------------------------------- */
+/* --- for firmware: firmware.c, and the files that others make --------------------------------- */
 /* Copies are kept; the first failure is kept too, and reported at the end. */
 void firmware_add_file(struct firmware *f, const char *name, const void *data, size_t len);
 int acpi_add_files(struct firmware *f, const struct boot_config *c, struct err *e);

@@ -1,5 +1,5 @@
-/* smbios.c - the SMBIOS 2.8 tables, by which dmidecode and a kernel's DMI code know the machine: put
- * below 1 MiB, or given to firmware, which puts its own BIOS structure (type 0) before them.
+/* smbios.c - the SMBIOS 2.8 tables, by which dmidecode and a kernel's DMI code know the machine:
+ * put below 1 MiB, or given to firmware, which puts its own BIOS structure (type 0) before them.
  * Source: DMTF DSP0134 2.8.0 §5.2.1 "SMBIOS 2.1 Entry Point", §7. */
 #include "parts.h"
 
@@ -21,7 +21,7 @@ struct smbios {
 	u8 buf[TABLE_MAX];
 };
 
-/* --- structures --------------------------------------------------------------------------------- */
+/* --- structures ------------------------------------------------------------------------------- */
 static u8 *begin(struct smbios *s, u8 type, u8 len, u32 nr)
 {
 	u8 *p = s->buf + s->len;

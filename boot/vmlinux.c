@@ -212,7 +212,8 @@ int vmlinux_unpack(struct loader *l, const struct linux_header *h, struct vmlinu
 	if (p.place >= l->low_top || expect > l->low_top - p.file)
 		return -ENOSPC;
 	populate(p.ram + p.file, expect);
-	n = payload_unpack(l->heap, h->payload, h->payload_len, p.ram + p.file, l->low_top - p.file);
+	n = payload_unpack(l->heap, h->payload, h->payload_len, p.ram + p.file,
+		l->low_top - p.file);
 	if (n < 0)
 		return (int)n;
 	p.file_len = (u64)n;

@@ -55,7 +55,8 @@ enum {
 	ACPI_PM1_EVT_PORT = ACPI_PM_PORT, ACPI_PM1_EVT_BYTES = 4,
 	ACPI_PM1_CNT_PORT = ACPI_PM_PORT + 4, ACPI_PM1_CNT_BYTES = 2,
 	ACPI_PM_TMR_PORT = ACPI_PM_PORT + 8, ACPI_PM_TMR_BYTES = 4,
-	ACPI_RESET_PORT = 0xcf9, ACPI_RESET_VALUE = 6, /* an access of one byte only: a wider one at */
+	/* an access of one byte only: a wider one at */
+	ACPI_RESET_PORT = 0xcf9, ACPI_RESET_VALUE = 6,
 	ACPI_RESET_BASE = 0xcf8, ACPI_RESET_PORTS = 4, /* CF8h is PCI's configuration address */
 	ACPI_SLP_TYP_S5 = 5, /* for the DSDT's _S5_ package */
 	ACPI_SCI_GSI = 9,

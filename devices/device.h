@@ -25,13 +25,14 @@ struct device_ops {
 	const char *name; /* as in the log, the snapshot and --dry-run */
 	u32 version;      /* of the state layout */
 	size_t bytes;     /* sizeof the instance; struct device is its first member */
-	unsigned access_max; /* widest access it takes at once: 1, 2, 4 or 8; the bus splits wider ones */
+	/* widest access it takes at once: 1, 2, 4 or 8; the bus splits wider ones */
+	unsigned access_max;
 
-	/* Called once, after the header (wires) is filled and the rest is zero; calls reset itself if
-	 * it wants to.  0, or -errno with *e and nothing left behind. NULL: nothing to do. */
+	/* Called once, after the header (wires) is filled and the rest is zero; calls reset itself
+	 * if it wants to.  0, or -errno with *e and nothing left behind. NULL: nothing to do. */
 	int (*init)(struct device *dev, struct err *e);
-	/* After the machine has split off its parent, since threads do not survive that: start them. 0 or
-	 * -errno with *e.  NULL: it has none. */
+	/* After the machine has split off its parent, since threads do not survive that: start
+	 * them. 0 or -errno with *e.  NULL: it has none. */
 	int (*start)(struct device *dev, struct err *e);
 	void (*free)(struct device *dev); /* undo init; not the instance itself. May be NULL. */
 
@@ -39,7 +40,8 @@ struct device_ops {
 	u64 (*read)(struct device *dev, unsigned region, u64 off, unsigned size);
 	void (*write)(struct device *dev, unsigned region, u64 off, unsigned size, u64 val);
 
-	void (*reset)(struct device *dev);   /* power-on or CPU-initiated reset; lines are dropped */
+	/* power-on or CPU-initiated reset; lines are dropped */
+	void (*reset)(struct device *dev);
 	void (*state)(struct device *dev, struct state *st); /* saves and loads */
 	void (*quiesce)(struct device *dev); /* finish or park work in flight; NULL: none */
 
@@ -56,7 +58,8 @@ struct device {
 	struct loop *loop;       /* borrowed; the guest clock and timers */
 	struct memory *mem;      /* borrowed; NULL unless it does DMA */
 	struct irq_line irq[DEVICE_LINES];
-	void *arg;               /* its back-end or set-up data, documented in the device's header */
+	/* its back-end or set-up data, documented in the device's header */
+	void *arg;
 	/* Ask the machine for something only it can do (reset, power off); posted to the loop. */
 	void (*request)(void *ctx, enum device_request req, u32 arg);
 	void *request_ctx;

@@ -7,13 +7,15 @@
  *
  * Thread: vCPUs, under machine.lock; items that are files of the host's are read there and then,
  * which happens while firmware loads a kernel.
- * Source: QEMU docs/specs/fw_cfg.rst.  Departure: a transfer that is mostly beyond its item fails. */
+ * Source: QEMU docs/specs/fw_cfg.rst.  Departure: a transfer that is mostly beyond its item
+ * fails. */
 
 #include "fwcfg.h"
 
 enum { REGION_SELECT, REGION_DMA };
 enum { CHUNK = 4096 }; /* of a transfer: on the stack of a vCPU's thread */
-enum { ZEROS_MAX = 64 << 10 }; /* behind an item in one transfer: bounds how long the lock is held */
+/* behind an item in one transfer: bounds how long the lock is held */
+enum { ZEROS_MAX = 64 << 10 };
 
 static const u8 signature[] = "QEMU";
 static const u8 version[4] = { 3 }; /* ports and DMA */
@@ -39,7 +41,7 @@ static struct fwcfg *fwcfg_of(struct device *dev)
 	return container_of(dev, struct fwcfg, dev);
 }
 
-/* --- items -------------------------------------------------------------------------------------- */
+/* --- items ------------------------------------------------------------------------------------ */
 static const struct fwcfg_item *find_in(const struct fwcfg_item *item, u32 n, u16 key)
 {
 	for (u32 i = 0; i < n; i++)
@@ -73,7 +75,8 @@ static void fwcfg_take(struct fwcfg *f, u8 *dst, u32 n)
 	if (have && item->data)
 		memcpy(dst, item->data + f->s.at, have);
 	else if (have)
-		(void)file_read_at(item->fd, dst, have, item->off + f->s.at); /* a file cut short: zeros */
+		/* a file cut short: zeros */
+		(void)file_read_at(item->fd, dst, have, item->off + f->s.at);
 	f->s.at += MIN(n, UINT32_MAX - f->s.at);
 }
 
@@ -83,7 +86,7 @@ static void fwcfg_select(struct fwcfg *f, u16 key)
 	f->s.at = 0;
 }
 
-/* --- DMA ---------------------------------------------------------------------------------------- */
+/* --- DMA -------------------------------------------------------------------------------------- */
 static bool dma_read(struct fwcfg *f, u64 addr, u32 len)
 {
 	u8 chunk[CHUNK];
@@ -137,7 +140,7 @@ static void fwcfg_dma_write(struct fwcfg *f, u64 off, unsigned size, u64 val)
 	}
 }
 
-/* --- registers ---------------------------------------------------------------------------------- */
+/* --- registers -------------------------------------------------------------------------------- */
 static u64 fwcfg_read(struct device *dev, unsigned region, u64 off, unsigned size)
 {
 	u64 val = 0;
@@ -160,7 +163,7 @@ static void fwcfg_write(struct device *dev, unsigned region, u64 off, unsigned s
 		fwcfg_select(fwcfg_of(dev), (u16)val);
 }
 
-/* --- life --------------------------------------------------------------------------------------- */
+/* --- life ------------------------------------------------------------------------------------- */
 static void fwcfg_reset(struct device *dev)
 {
 	memset(&fwcfg_of(dev)->s, 0, sizeof fwcfg_of(dev)->s);

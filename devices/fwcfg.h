@@ -1,5 +1,6 @@
-/* fwcfg.h - the firmware configuration device of QEMU's machines: numbered items and named files that
- * firmware (and a guest's own fw_cfg driver) reads through a selector and a data port, or by DMA.
+/* fwcfg.h - the firmware configuration device of QEMU's machines: numbered items and named files
+ * that firmware (and a guest's own fw_cfg driver) reads through a selector and a data port, or by
+ * DMA.
  *
  * Items never change while the machine runs; the device does not own them. */
 #pragma once

@@ -70,7 +70,8 @@ void lapic_accept(struct lapic *a, u8 vector, bool level)
 		set_add(a->s.tmr, vector);
 	else
 		set_remove(a->s.tmr, vector);
-	/* Whoever set the bit has told the CPU; again and again, by a timer of a nanosecond, it would run nothing. */
+	/* Whoever set the bit has told the CPU; again and again, by a timer of a nanosecond, it
+	 * would run nothing. */
 	if (!set_add(a->s.irr, vector))
 		vcpu_request(a->v, VREQ_IRQ);
 }

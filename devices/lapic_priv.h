@@ -103,7 +103,8 @@ void lapic_update_extint(struct lapic *a); /* LINT0, its LVT or the base changed
 /* --- lapic_timer.c -------------------------------------------------------------------------- */
 enum timer_mode lapic_timer_mode(const struct lapic *a);
 void lapic_timer_catch_up(struct lapic *a); /* poll it now */
-void lapic_timer_eoi(struct lapic *a, u8 vector); /* the next of the ticks it owes, if it was the timer's */
+/* the next of the ticks it owes, if it was the timer's */
+void lapic_timer_eoi(struct lapic *a, u8 vector);
 u32 lapic_current_count(const struct lapic *a);
 void lapic_write_initial(struct lapic *a, u32 val);
 void lapic_write_divide(struct lapic *a, u32 val);

@@ -36,8 +36,8 @@ static u64 lapic_now_tsc(const struct lapic *a)
 	return host_rdtsc() + a->v->s.tsc_offset;
 }
 
-/* n periods have passed.  A host that is late must not cost a guest that counts its ticks any: those that
- * find the last one still in IRR, or each other, come one by one as it is dealt with. */
+/* n periods have passed.  A host that is late must not cost a guest that counts its ticks any:
+ * those that find the last one still in IRR, or each other, come one by one as it is dealt with. */
 static void lapic_timer_fire(struct lapic *a, u64 n)
 {
 	u32 lvt = a->s.lvt[LVT_TIMER];
@@ -45,7 +45,8 @@ static void lapic_timer_fire(struct lapic *a, u64 n)
 	if (lvt & LVT_MASKED)
 		return;
 	if (lapic_timer_mode(a) == TIMER_PERIODIC)
-		a->s.owed = (u32)MIN(a->s.owed + n - !lapic_is_requested(a, (u8)lvt), TICKS_OWED_MAX);
+		a->s.owed = (u32)MIN(a->s.owed + n - !lapic_is_requested(a, (u8)lvt),
+			TICKS_OWED_MAX);
 	lapic_accept(a, (u8)lvt, false);
 }
 

@@ -6,7 +6,8 @@
  * register is the host bridge's to set and read-only (pci_attach). */
 #include "pci.h"
 
-enum { BAR_IO = 1, BAR_IO_FLAGS = 3, BAR_MEM64 = 2 << 1, BAR_MEM_FLAGS = 0xf, COMMAND_SERR = 1 << 8, COMMAND_PARITY = 1 << 6 };
+enum { BAR_IO = 1, BAR_IO_FLAGS = 3, BAR_MEM64 = 2 << 1, BAR_MEM_FLAGS = 0xf,
+	COMMAND_SERR = 1 << 8, COMMAND_PARITY = 1 << 6 };
 enum {
 	COMMAND_WRITABLE = PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER |
 			   COMMAND_PARITY | COMMAND_SERR | PCI_COMMAND_INTX_DISABLE

@@ -7,8 +7,8 @@
  * sees accesses to its regions, as on any bus, and calls pci_raise, pci_lower or pci_msix_send.
  *
  * The host bridge (pci_host.c) is one more device.  It alone knows the buses: a BAR is mapped there
- * while the guest decodes it at an address inside the bridge's window for its kind that nothing else
- * claims; any other address is legal and leads nowhere.
+ * while the guest decodes it at an address inside the bridge's window for its kind that nothing
+ * else claims; any other address is legal and leads nowhere.
  *
  * Thread: vCPUs and loop, with machine.lock held.
  * Sources: PCI Local Bus Specification 3.0 chapter 6; PCI Express Base 3.0 §7.2.2 (ECAM). */
@@ -95,8 +95,8 @@ struct pci_id {
 /* --- set-up, in this order; then pci_func_reset ----------------------------------------------- */
 void pci_func_init(struct pci_func *f, struct device *dev, struct pci_func_state *s,
 		   const struct pci_id *id, bool interrupt_pin);
-/* A BAR of len bytes (a power of two, 16 at least, 256 at most for ports) that shows the device's region; a 64-bit one
- * takes bar + 1 too. */
+/* A BAR of len bytes (a power of two, 16 at least, 256 at most for ports) that shows the device's
+ * region; a 64-bit one takes bar + 1 too. */
 void pci_func_bar(struct pci_func *f, u32 bar, enum pci_bar_kind kind, u64 len, u32 region);
 /* Append a capability of len bytes: its offset. Fill in f->reset and f->write from there. */
 u32 pci_cap_add(struct pci_func *f, u8 id, u32 len);

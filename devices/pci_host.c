@@ -185,14 +185,15 @@ void pci_attach(struct device *host, struct pci_func *f, u32 slot)
 	h->func[slot] = f;
 	f->slot = slot;
 	f->host = h;
-	/* The wiring is fixed and so is what tells of it: SeaBIOS, which does not know our bridge, would
-	 * leave 0 there, and its MP table and systems without ACPI would believe it. */
+	/* The wiring is fixed and so is what tells of it: SeaBIOS, which does not know our bridge,
+	 * would leave 0 there, and its MP table and systems without ACPI would believe it. */
 	f->reset[PCI_INTERRUPT_LINE] = f->reset[PCI_INTERRUPT_PIN] ?
 					       (u8)h->isa[slot % PCI_LINES].gsi : 0;
 	f->s->config[PCI_INTERRUPT_LINE] = f->reset[PCI_INTERRUPT_LINE];
 }
 
-/* What is left of a window, of which BARs are given out in a row, each on a multiple of its size. */
+/* What is left of a window, of which BARs are given out in a row, each on a multiple of its
+ * size. */
 static void assign_bar(struct pci_func *f, u32 i, struct pci_window *left)
 {
 	u64 len = f->bar[i].len, base = ALIGN_UP(left->base, len);

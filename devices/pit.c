@@ -7,9 +7,10 @@
  * drifts.
  *
  * A guest that counts its ticks must not lose any to a host that is late: periods that went by
- * together, or while an interrupt controller still held the last edge, are owed: each follows when the
- * one before was taken, or at four times the rate if the controllers cannot tell.  OUT itself, the counts and the status are always those of the present.
- * A period below PIT_MIN_PERIOD interrupts at that rate instead: it cannot starve the host.
+ * together, or while an interrupt controller still held the last edge, are owed: each follows when
+ * the one before was taken, or at four times the rate if the controllers cannot tell.  OUT itself,
+ * the counts and the status are always those of the present.  A period below PIT_MIN_PERIOD
+ * interrupts at that rate instead: it cannot starve the host.
  *
  * Thread: vCPUs (registers), loop (timer); all under machine.lock.
  * Sources: Intel 82C54 data sheet, "Mode Definitions", "Read Operations"; IBM AT Technical
@@ -361,7 +362,8 @@ static void pit_sync(struct pit *p, u64 now)
 	u64 periods = pit_periods(p, now);
 
 	if (periods)
-		p->s.owed = (u32)MIN(p->s.owed + periods - !irq_waiting(p->dev.irq[0]), TICKS_OWED_MAX);
+		p->s.owed = (u32)MIN(p->s.owed + periods - !irq_waiting(p->dev.irq[0]),
+			TICKS_OWED_MAX);
 	for (int i = 0; i < COUNTERS; i++)
 		counter_sync(&p->s.counter[i], now);
 	if (due && (rose || counter_out(c, now))) {

@@ -5,9 +5,9 @@
  * brought up to date when somebody looks or an enabled interrupt falls due.  Guest time stands
  * still while the machine is paused, so neither a paused nor a restored guest sees the clock jump.
  *
- * Interrupts that fell due while register C was unread are one interrupt, as on the chip; but periodic
- * ones, which a guest counts, are owed: when C is read the next is there at once, since it is the
- * host that is late with most of them.
+ * Interrupts that fell due while register C was unread are one interrupt, as on the chip; but
+ * periodic ones, which a guest counts, are owed: when C is read the next is there at once, since it
+ * is the host that is late with most of them.
  *
  * Thread: vCPUs (registers), loop (timer); all under machine.lock.
  * Sources: Motorola MC146818A data sheet, "Address Map", "Registers", "Interrupts"; IBM AT

@@ -2,7 +2,8 @@
  *
  * Threads: submit, drain, cancel and free with machine.lock held; workers take the queue's own
  * lock and never machine.lock, so waiting for them under it (drain, cancel) cannot dead-lock.
- * Workers are started together rather than on demand: a sandboxed process cannot start any later. */
+ * Workers are started together rather than on demand: a sandboxed process cannot start any
+ * later. */
 #include "aio.h"
 
 #include <pthread.h>

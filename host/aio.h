@@ -18,8 +18,8 @@ struct aio;
 /* done(arg, list): machine.lock held.  NULL with *e on failure. */
 struct aio *aio_new(struct loop *loop, void (*done)(void *arg, struct aio_req *list), void *arg,
 		    const char *who, struct err *e);
-/* Start the workers; back when they are ready, each in its sandbox.  Nothing is submitted before.  0 or
- * -errno with *e. */
+/* Start the workers; back when they are ready, each in its sandbox.  Nothing is submitted before.
+ * 0 or -errno with *e. */
 int aio_start(struct aio *a, u32 workers, const char *who, struct err *e);
 void aio_free(struct aio *a); /* as aio_cancel, then ends the workers; NULL is fine */
 

@@ -90,7 +90,8 @@ static void tty_guard_exits(void)
 {
 	static bool registered;
 	static const int fatal[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGQUIT, SIGSYS };
-	struct sigaction old, act = { .sa_handler = tty_fatal, .sa_flags = (int)SA_RESETHAND | SA_ONSTACK };
+	struct sigaction old, act = { .sa_handler = tty_fatal,
+				      .sa_flags = (int)SA_RESETHAND | SA_ONSTACK };
 
 	if (sandbox_is_up()) /* the parent sees to it */
 		return;

@@ -18,8 +18,8 @@ int serial_end_open(struct chardev **out, struct loop *loop, const char *path, s
  * fine. */
 void serial_end_start(struct chardev *cd, void (*leave)(void *ctx), void *ctx);
 
-/* Write out what is buffered, unless nobody takes any of it for a second; restore the terminal, which
- * in the sandbox is left to the parent.  NULL is fine. */
+/* Write out what is buffered, unless nobody takes any of it for a second; restore the terminal,
+ * which in the sandbox is left to the parent.  NULL is fine. */
 void serial_end_finish(struct chardev *cd);
 /* The same, and forget it. */
 void serial_end_close(struct chardev *cd);

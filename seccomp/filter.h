@@ -1,8 +1,8 @@
 /* filter.h - the seccomp program of each kind of thread, as bytes for seccomp(2).
  *
- * The programs are compiled from policy.def when mvm is built.  A call outside a thread's rows is not
- * made: SIGSYS comes instead, its handler notes what was called and calls FILTER_DIE, at which the
- * programs kill the process (see sandbox.c).  Calls of other architectures kill at once. */
+ * The programs are compiled from policy.def when mvm is built.  A call outside a thread's rows is
+ * not made: SIGSYS comes instead, its handler notes what was called and calls FILTER_DIE, at which
+ * the programs kill the process (see sandbox.c).  Calls of other architectures kill at once. */
 #pragma once
 
 #include <linux/filter.h>

@@ -1,9 +1,9 @@
 /* sandbox.c - the walls one by one, and each thread's filter.
  *
- * Thread: as sandbox.h says; sandbox_enter on every thread.  A forbidden call raises SIGSYS: its handler
- * notes the call in a page shared with the parent, then makes the one call at which the kernel kills the
- * process.  Sources: user_namespaces(7), pivot_root(2), seccomp(2), Linux Documentation/userspace-api/
- * landlock.rst. */
+ * Thread: as sandbox.h says; sandbox_enter on every thread.  A forbidden call raises SIGSYS: its
+ * handler notes the call in a page shared with the parent, then makes the one call at which the
+ * kernel kills the process.  Sources: user_namespaces(7), pivot_root(2), seccomp(2), Linux
+ * Documentation/userspace-api/ landlock.rst. */
 #include "sandbox.h"
 
 #include <cap-ng.h>
@@ -32,8 +32,8 @@
 static enum sandbox_mode mode = SANDBOX_OFF;
 static __thread enum filter_thread thread_kind = FILTER_NR;
 
-/* Mapped anew, shared, before the fork: at a fixed distance from the code, so that the handler finds it
- * without reading memory that an attacker could have changed. */
+/* Mapped anew, shared, before the fork: at a fixed distance from the code, so that the handler
+ * finds it without reading memory that an attacker could have changed. */
 static struct witness witness __attribute__((aligned(4096)));
 _Static_assert(sizeof witness == 4096, "a page");
 
@@ -42,7 +42,7 @@ bool sandbox_is_up(void)
 	return mode != SANDBOX_OFF;
 }
 
-/* --- what the user asked to be ------------------------------------------------------------------ */
+/* --- what the user asked to be ---------------------------------------------------------------- */
 static int join_cgroup(const char *dir, struct err *e)
 {
 	char path[400];
@@ -67,7 +67,8 @@ static int join_netns(const char *name, struct err *e)
 	snprintf(path, sizeof path, "%s%s", strchr(name, '/') ? "" : "/run/netns/", name);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0 || setns(fd, CLONE_NEWNET) < 0)
-		rc = err_set(e, -errno, "netns %s: cannot enter (%s); it takes root, and ip netns add",
+		rc = err_set(e, -errno,
+			"netns %s: cannot enter (%s); it takes root, and ip netns add",
 			     name, strerror(errno));
 	if (fd >= 0)
 		close(fd);
@@ -79,14 +80,14 @@ static int join_ids(const struct sandbox_config *c, struct err *e)
 	gid_t gid = c->gid;
 
 	if (c->gid != SANDBOX_NO_ID && (setgroups(1, &gid) < 0 || setresgid(gid, gid, gid) < 0))
-		return err_set(e, -errno, "gid %u: cannot become it (%s); start mvm as root", c->gid,
-			       strerror(errno));
+		return err_set(e, -errno, "gid %u: cannot become it (%s); start mvm as root",
+			c->gid, strerror(errno));
 	if (c->uid == SANDBOX_NO_ID)
 		return 0;
 	if ((c->gid == SANDBOX_NO_ID && getuid() != c->uid && setgroups(0, NULL) < 0) ||
 	    setresuid(c->uid, c->uid, c->uid) < 0)
-		return err_set(e, -errno, "uid %u: cannot become it (%s); start mvm as root", c->uid,
-			       strerror(errno));
+		return err_set(e, -errno, "uid %u: cannot become it (%s); start mvm as root",
+			c->uid, strerror(errno));
 	return 0;
 }
 
@@ -99,12 +100,12 @@ int sandbox_join(const struct sandbox_config *c, struct err *e)
 	if (rc == 0 && c->netns)
 		rc = join_netns(c->netns, e);
 	if (rc == 0 && c->chroot && (chroot(c->chroot) < 0 || chdir("/") < 0))
-		rc = err_set(e, -errno, "chroot %s: cannot enter (%s); start mvm as root", c->chroot,
-			     strerror(errno));
+		rc = err_set(e, -errno, "chroot %s: cannot enter (%s); start mvm as root",
+			c->chroot, strerror(errno));
 	return rc < 0 ? rc : join_ids(c, e);
 }
 
-/* --- the walls ---------------------------------------------------------------------------------- */
+/* --- the walls -------------------------------------------------------------------------------- */
 /* What we opened closes on exec; what does not was handed down and is nobody's. */
 static int wall_descriptors(void)
 {
@@ -128,8 +129,8 @@ static int wall_no_new_privs(void)
 	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? -errno : 0;
 }
 
-/* The user's and group's IDs stay unmapped: inside, they are nobody's.  A root that may not have a user
- * namespace can have the others without. */
+/* The user's and group's IDs stay unmapped: inside, they are nobody's.  A root that may not have a
+ * user namespace can have the others without. */
 static int wall_namespaces(void)
 {
 	enum { ALL = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS };
@@ -139,7 +140,8 @@ static int wall_namespaces(void)
 	return -errno;
 }
 
-/* An empty file system that nobody can write to, over any directory, becomes the root; the old root goes. */
+/* An empty file system that nobody can write to, over any directory, becomes the root; the old root
+ * goes. */
 static int wall_root(void)
 {
 	static const char *const at[] = { "/proc", "/tmp", "/dev", "/etc", "/sys" };
@@ -156,12 +158,13 @@ static int wall_root(void)
 		return rc;
 	if (syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
 		return -errno;
-	mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | flags, NULL); /* it has no room anyway */
+	/* it has no room anyway */
+	mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | flags, NULL);
 	return 0;
 }
 
-/* The bounding set cannot be touched without a privilege that an ordinary user does not have, and without
- * the privilege to gain privileges it is moot. */
+/* The bounding set cannot be touched without a privilege that an ordinary user does not have, and
+ * without the privilege to gain privileges it is moot. */
 static int wall_capabilities(void)
 {
 	capng_clear(CAPNG_SELECT_ALL);
@@ -177,7 +180,8 @@ static int wall_landlock(void)
 	struct {
 		u64 fs, net, scoped;
 	} none = { (1 << 13) - 1, 3, 3 };
-	long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION), fd;
+	long fd, abi = syscall(SYS_landlock_create_ruleset, NULL, 0,
+			       LANDLOCK_CREATE_RULESET_VERSION);
 	size_t bytes = abi >= 6 ? 24 : abi >= 4 ? 16 : 8;
 
 	if (abi < 1)
@@ -215,10 +219,10 @@ static void walls_raise(void)
 	}
 }
 
-/* --- forbidden calls ---------------------------------------------------------------------------- */
+/* --- forbidden calls -------------------------------------------------------------------------- */
 /* From the first instruction to the last this reads nothing but what the kernel has just put on the
- * signal stack, calls nothing and returns nowhere, and every signal is blocked: whoever took over the
- * thread cannot make it do anything else.  A fault in here kills, too. */
+ * signal stack, calls nothing and returns nowhere, and every signal is blocked: whoever took over
+ * the thread cannot make it do anything else.  A fault in here kills, too. */
 __attribute__((no_stack_protector)) static void trapped(int sig, siginfo_t *si, void *ctx)
 {
 	const greg_t *regs = ((ucontext_t *)ctx)->uc_mcontext.gregs;
@@ -244,7 +248,7 @@ static void trap_install(void)
 	sigaction(SIGSYS, &sa, NULL);
 }
 
-/* --- --sandbox log ------------------------------------------------------------------------------ */
+/* --- --sandbox log ---------------------------------------------------------------------------- */
 /* A thread beside each: it is told of every forbidden call, says so, and lets it pass. */
 struct reporter {
 	enum filter_thread thread;
@@ -296,7 +300,7 @@ static long enter_logging(enum filter_thread t)
 	return fd;
 }
 
-/* --- processes and threads ---------------------------------------------------------------------- */
+/* --- processes and threads -------------------------------------------------------------------- */
 static void limit(int what, u64 value)
 {
 	const struct rlimit r = { value, value };
@@ -309,7 +313,8 @@ static void limit(int what, u64 value)
 
 void sandbox_limit(u64 file_max)
 {
-	enum { FILES = 128 }; /* ppoll(2) wants room for what it is given; nothing can open any more */
+	/* ppoll(2) wants room for what it is given; nothing can open any more */
+	enum { FILES = 128 };
 
 	if (mode != SANDBOX_ON) /* reporters are threads */
 		return;
@@ -331,10 +336,12 @@ void sandbox_enter(enum filter_thread t)
 		prctl(PR_SET_NAME, filter_thread_name(t));
 	/* The parent cannot have threads: its next child begins another PID namespace. */
 	rc = mode == SANDBOX_LOG && t != FILTER_WATCH ? enter_logging(t) :
-				   syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, filter_program(t));
+				   syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0,
+					   filter_program(t));
 	if (rc >= 0)
 		return;
-	log_err("sandbox", "the host kernel takes no seccomp filter (%s); --sandbox off does without",
+	log_err("sandbox",
+		"the host kernel takes no seccomp filter (%s); --sandbox off does without",
 		strerror(errno));
 	_exit(EXIT_SANDBOX);
 }

@@ -1,8 +1,8 @@
 /* sandbox.h - the walls around mvm; SECURITY.md says what each is for.
  *
- * Order: sandbox_join while nothing is open; the machine opens all it needs; sandbox_raise puts the walls
- * up and splits off a parent; in the child the machine takes all memory and starts its threads, each of
- * which calls sandbox_enter; the main thread does so last, after sandbox_limit. */
+ * Order: sandbox_join while nothing is open; the machine opens all it needs; sandbox_raise puts the
+ * walls up and splits off a parent; in the child the machine takes all memory and starts its
+ * threads, each of which calls sandbox_enter; the main thread does so last, after sandbox_limit. */
 #pragma once
 
 #include <sys/types.h>
@@ -24,9 +24,10 @@ struct sandbox_config {
 /* What the user asked to be: control group, network namespace, root, group, user.  0 or -errno. */
 int sandbox_join(const struct sandbox_config *c, struct err *e);
 
-/* All walls but limits and filters; what the host does not offer is said in a line and left out.  Then
- * fork: 0 and *child true in the process that goes on, inside; the parent watches it and exits with its
- * status, after calling restore.  Single-threaded.  -errno with *e if the fork itself fails. */
+/* All walls but limits and filters; what the host does not offer is said in a line and left out.
+ * Then fork: 0 and *child true in the process that goes on, inside; the parent watches it and exits
+ * with its status, after calling restore.  Single-threaded.  -errno with *e if the fork itself
+ * fails. */
 int sandbox_raise(const struct sandbox_config *c, void (*restore)(void), struct err *e);
 
 /* In the child: no more files, processes, locked memory; files grow no further than file_max. */

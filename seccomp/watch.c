@@ -1,7 +1,7 @@
 /* watch.c - see watch.h.  Single thread of the parent process, under filter_watch.
  *
- * A PID namespace begins with a fork, so there have to be two processes; this one also sees ends that
- * nobody inside can report: SIGKILL, a fault, a filter. */
+ * A PID namespace begins with a fork, so there have to be two processes; this one also sees ends
+ * that nobody inside can report: SIGKILL, a fault, a filter. */
 #include "watch.h"
 
 #include <signal.h>
@@ -18,8 +18,8 @@ u64 watch_offset(u64 rip)
 	return rip - (u64)__ehdr_start;
 }
 
-/* With a value that tells the child: it is from here.  What reaches it otherwise, because it was sent to
- * the process group or the control group, reaches this process as well. */
+/* With a value that tells the child: it is from here.  What reaches it otherwise, because it was
+ * sent to the process group or the control group, reaches this process as well. */
 static void watch_send(pid_t child, int sig)
 {
 	siginfo_t si = { .si_signo = sig, .si_code = SI_QUEUE };
@@ -66,7 +66,8 @@ static int watch_explain(int status, const struct witness *w)
 
 	if (sig == SIGSYS && w->code == SYS_SECCOMP_CODE)
 		log_err("sandbox", WITNESS_TEXT ", which seccomp/policy.def does not allow it; "
-			"please report this line; --sandbox log shows more", filter_thread_name(w->thread),
+			"please report this line; --sandbox log shows more",
+			filter_thread_name(w->thread),
 			w->nr, (unsigned long long)w->arg[0], (unsigned long long)w->arg[1],
 			(unsigned long long)w->arg[2], (unsigned long long)watch_offset(w->rip));
 	else

@@ -1,7 +1,7 @@
 /* watch.h - the parent: what is left of the process that the user started.
  *
- * It does nothing but wait: passes signals on, and when the child has ended, puts the terminal right,
- * explains a violent end, and ends with the child's status. */
+ * It does nothing but wait: passes signals on, and when the child has ended, puts the terminal
+ * right, explains a violent end, and ends with the child's status. */
 #pragma once
 
 #include "sandbox.h"

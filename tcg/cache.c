@@ -18,7 +18,8 @@ int cache_init(struct code_cache *k, u32 size, struct err *e)
 	void *rx, *rw = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
 	if (rw == MAP_FAILED)
-		return err_set(e, -errno, "code cache: no memory for %u bytes; try a smaller --tcg-cache",
+		return err_set(e, -errno,
+			"code cache: no memory for %u bytes; try a smaller --tcg-cache",
 			       size);
 	*k = (struct code_cache){ .rw = rw, .size = size, .gen = 1 };
 	rx = mremap(rw, 0, size, MREMAP_MAYMOVE);
@@ -51,8 +52,8 @@ u8 *cache_reserve(struct code_cache *k, u32 n)
 	return n <= k->size - k->pos ? k->rw + k->pos : NULL;
 }
 
-/* Have the pages of the next chunk made at once, in both places: each would cost two faults.  Not the
- * first chunk, which is more than a small guest uses.  Only a hint. */
+/* Have the pages of the next chunk made at once, in both places: each would cost two faults.  Not
+ * the first chunk, which is more than a small guest uses.  Only a hint. */
 static void cache_prepare(struct code_cache *k)
 {
 	u32 n = MIN((u32)CHUNK, k->size - k->ready);

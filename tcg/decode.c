@@ -628,11 +628,12 @@ static bool opd_exists(const struct insn *in, unsigned i)
 	}
 }
 
-/* A gather needs a SIB byte, which 16-bit addresses have not, and three different registers, SDM vol 2
- * "VGATHERDPS". */
+/* A gather needs a SIB byte, which 16-bit addresses have not, and three different registers, SDM
+ * vol 2 "VGATHERDPS". */
 static bool gather_ok(const struct insn *in)
 {
-	return in->asize != 2 && (in->modrm & 7) == 4 && in->opd[0].reg != in->index && in->opd[0].reg != in->vvvv &&
+	return in->asize != 2 && (in->modrm & 7) == 4 && in->opd[0].reg != in->index &&
+	       in->opd[0].reg != in->vvvv &&
 	       in->index != in->vvvv;
 }
 

@@ -13,18 +13,20 @@ struct insn;
 /* Default operand/address size of the code segment: what decides an instruction's meaning. */
 enum cpu_mode { MODE_16, MODE_32, MODE_64 };
 
-/* Runs one instruction and returns the next one to run in this block, or NULL to leave the block: then
- * either c->exc holds a fault and s.rip points at the instruction, or s.rip is where to go on. */
+/* Runs one instruction and returns the next one to run in this block, or NULL to leave the block:
+ * then either c->exc holds a fault and s.rip points at the instruction, or s.rip is where to go
+ * on. */
 typedef const struct insn *(*insn_fn)(struct tcg_cpu *c, const struct insn *in);
 
-/* A driver-class meaning: operands arrive loaded and zero-extended, the result is stored in op0 by the
- * driver if the row says W0.  May set c->exc (then nothing is stored). */
+/* A driver-class meaning: operands arrive loaded and zero-extended, the result is stored in op0 by
+ * the driver if the row says W0.  May set c->exc (then nothing is stored). */
 typedef u64 (*drv_fn)(struct tcg_cpu *c, const struct insn *in, u64 a, u64 b);
 
 enum op_class {
 	CLS_DRV,    /* exec.drv, operands by the driver */
 	CLS_SELF,   /* exec.self does everything */
-	CLS_NATIVE, /* vector, x87 and other instructions run on the host by a one-instruction stub */
+	/* vector, x87 and other instructions run on the host by a one-instruction stub */
+	CLS_NATIVE,
 	CLS_UD,     /* always #UD */
 };
 
@@ -33,13 +35,16 @@ enum {
 	F_R0 = 1 << 0,      /* operand 0 is read */
 	F_W0 = 1 << 1,      /* operand 0 is written */
 	F_LOCKOK = 1 << 2,  /* LOCK allowed when operand 0 is memory */
-	F_D64 = 1 << 3,     /* operand size defaults to 64 in 64-bit mode (and 32 cannot be encoded) */
+	/* operand size defaults to 64 in 64-bit mode (and 32 cannot be encoded) */
+	F_D64 = 1 << 3,
 	F_F64 = 1 << 4,     /* operand size is forced to 64 in 64-bit mode whatever the prefixes */
 	F_I64 = 1 << 5,     /* #UD in 64-bit mode */
 	F_O64 = 1 << 6,     /* #UD outside 64-bit mode */
-	F_ENDS = 1 << 7,    /* ends a block: control transfer, or may change mode, paging, or code */
+	/* ends a block: control transfer, or may change mode, paging, or code */
+	F_ENDS = 1 << 7,
 	F_PRIV = 1 << 8,    /* #GP(0) unless CPL is 0 */
-	F_ALIGN = 1 << 9,   /* memory operand must be aligned to its size, else #GP(0) (legacy SSE) */
+	/* memory operand must be aligned to its size, else #GP(0) (legacy SSE) */
+	F_ALIGN = 1 << 9,
 	F_REP = 1 << 10,    /* a string instruction: F3/F2 are repeat prefixes */
 	F_W1 = 1 << 11,     /* operand 1 is written too (XCHG, XADD) */
 	F_NOMEM = 1 << 12,  /* memory operand is only an address (LEA, INVLPG, prefetch, NOP) */
@@ -53,8 +58,8 @@ struct op {
 	u8 cls;            /* enum op_class */
 	u8 feature;        /* enum cpu_feature, 0: base */
 	u32 flags;         /* F_* */
-	/* RFLAGS bits read, defined by, undefined after.  A bit that may also pass through unchanged
-	 * (a shift by CL = 0) is in fl_read too. */
+	/* RFLAGS bits read, defined by, undefined after.  A bit that may also pass through
+	 * unchanged (a shift by CL = 0) is in fl_read too. */
 	u16 fl_read, fl_write, fl_undef;
 	u8 pp;             /* PP_*: which mandatory prefixes select the row */
 	u8 ext;            /* EXT_*: ModRM.reg digit, or the whole ModRM byte */
@@ -71,7 +76,8 @@ enum opd_kind {
 	OPD_REG,   /* general register reg, low `size` bytes */
 	OPD_REGH,  /* AH, CH, DH, BH: reg 0-3 */
 	OPD_MEM,   /* the memory operand */
-	OPD_IMM,   /* in->imm, sign- or zero-extended as the row says (constants 1 and CL: imm/REG) */
+	/* in->imm, sign- or zero-extended as the row says (constants 1 and CL: imm/REG) */
+	OPD_IMM,
 	OPD_REL,   /* in->imm: signed displacement from the next instruction */
 	OPD_FAR,   /* in->imm offset, in->imm2 selector */
 	OPD_SREG, OPD_CR, OPD_DR,
@@ -118,7 +124,8 @@ enum { DECODE_MORE = 0, DECODE_UD = -1, DECODE_GP = -2 };
 /* Decode at most avail bytes (15 are enough).  Length 1-15; DECODE_MORE if the instruction goes on
  * past avail; DECODE_UD if no row matches (in->len counts the bytes looked at, in->op is a CLS_UD
  * row); DECODE_GP if it would be longer than 15 bytes.  in->fn, aux and pgoff are left 0.  A row
- * whose feature the host lacks decodes as DECODE_UD.  A row of class UD (UD2, VMCALL) has a length. */
+ * whose feature the host lacks decodes as DECODE_UD.  A row of class UD (UD2, VMCALL) has a
+ * length. */
 int decode(struct insn *in, const u8 *bytes, unsigned avail, enum cpu_mode mode);
 
 /* Text as objdump -M intel would print it, for logs and tests.  buf of at least 96 bytes. */

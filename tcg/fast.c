@@ -64,7 +64,7 @@ static always_inline HANDLER extend_body(struct tcg_cpu *c, const struct insn *i
 	}
 enum { FROM_R = -1, FROM_B = ADDR_BASE, FROM_S = ADDR_INDEX, FROM_X = ADDR_ANY };
 /* clang-format off */
-#define EACH_FROM(FN, ext, from, to)                                                                \
+#define EACH_FROM(FN, ext, from, to)                                                               \
 	FN(ext, R, from, to) FN(ext, B, from, to) FN(ext, S, from, to) FN(ext, X, from, to)
 #define EACH_EXTEND(X)                                                                             \
 	EACH_FROM(X, ZERO, 1, 4) EACH_FROM(X, ZERO, 2, 4)                                          \

@@ -1,16 +1,14 @@
-/* mmu.c - the software TLB, guest memory access behind it, and stores into pages that hold
- * code.
+/* mmu.c - the software TLB, guest memory access behind it, and stores into pages that hold code.
  *
- * Owns struct mmu: one bank of TLB arrays per recently used PCID, each with a supervisor's and
- * a user's view.  Everything is the vCPU thread's own but struct code_map, which the machine's
- * vCPUs share without a lock.
+ * Owns struct mmu: one bank of TLB arrays per recently used PCID, each with a supervisor's and a
+ * user's view.  Everything is the vCPU thread's own but struct code_map, which the machine's vCPUs
+ * share without a lock.
  *
  * A view has four arrays: reads, writes, fetches (those three inline code looks up, mmu.h), and
- * stores to pages with decoded code, which only this file looks up.  Filled slots are noted in
- * bit maps, so that a flush costs what was filled.  An entry is filled only if every later
- * access it lets through would pass the walk: a write entry needs D set, and with SMAP on a
- * user page gets no entry in the supervisor's view, where EFLAGS.AC would have to be asked each
- * time.
+ * stores to pages with decoded code, which only this file looks up.  Filled slots are noted in bit
+ * maps, so that a flush costs what was filled.  An entry is filled only if every later access it
+ * lets through would pass the walk: a write entry needs D set, and with SMAP on a user page gets
+ * no entry in the supervisor's view, where EFLAGS.AC would have to be asked each time.
  *
  * Invariant: a page with a bit in the code map has no write entry on any vCPU, except between
  * mmu_code_added on one vCPU and the others' answer to VREQ_FLUSH (mmu_drop_code_writers).

@@ -11,7 +11,8 @@
 enum access { ACC_R = 1, ACC_W = 2, ACC_X = 4 };
 
 int mmu_init(struct tcg_cpu *c, struct err *e);
-void mmu_start(struct tcg_cpu *c); /* before the first use; what is never used stays untouched memory */
+/* before the first use; what is never used stays untouched memory */
+void mmu_start(struct tcg_cpu *c);
 void mmu_free(struct tcg_cpu *c);
 
 /* Bits 63-47 all equal (48-bit linear addresses). */

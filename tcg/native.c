@@ -17,8 +17,8 @@
 #include "exec.h"
 
 /* --- FP state --------------------------------------------------------------------------------- */
-/* What the ABI asks for on entry to a C function: x87 empty, default control words, no upper halves.
- * Cheaper than an XRSTOR of everything; what else the registers hold does not matter. */
+/* What the ABI asks for on entry to a C function: x87 empty, default control words, no upper
+ * halves.  Cheaper than an XRSTOR of everything; what else the registers hold does not matter. */
 static void fp_clean(const struct native *n)
 {
 	const u32 mxcsr = 0x1f80;

@@ -150,7 +150,7 @@ enum op_spec {
 	FEATURE(GFNI, 7, 0, 2, 8) FEATURE(VAES, 7, 0, 2, 9) FEATURE(VPCLMUL, 7, 0, 2, 10)          \
 	FEATURE(MOVDIRI, 7, 0, 2, 27)                                  \
 	FEATURE(XSAVEOPT, 0xd, 1, 0, 0) FEATURE(XSAVEC, 0xd, 1, 0, 1)                              \
-	FEATURE(LZCNT, 0x80000001, 0, 2, 5)                    
+	FEATURE(LZCNT, 0x80000001, 0, 2, 5)
 
 enum cpu_feature {
 	FEAT_BASE,

@@ -4,8 +4,8 @@
  * One file for all vCPUs, opened before any of them runs.  A block's line is written when it is
  * translated.  The first one after a vCPU's code memory was emptied lies where others have been, so
  * the file is emptied too, and each vCPU writes what it still has again at its next translation:
- * names are right for samples taken since then.  Runs on the vCPUs' threads, without a lock: what is
- * appended at once goes in one write, and a line too many is only there twice.
+ * names are right for samples taken since then.  Runs on the vCPUs' threads, without a lock: what
+ * is appended at once goes in one write, and a line too many is only there twice.
  *
  * Source: Linux, tools/perf/Documentation/jit-interface.txt: "START SIZE symbolname", hexadecimal.
  */

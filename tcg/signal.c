@@ -28,8 +28,8 @@ static bool vector_is_guests(u64 vector)
 	return vector == TRAP_UD || vector == TRAP_GP || vector == TRAP_MF || vector == TRAP_XM;
 }
 
-/* The same fault once more, inside its handler, where it is blocked: the kernel ends the process then.
- * Nothing else would do without a system call. */
+/* The same fault once more, inside its handler, where it is blocked: the kernel ends the process
+ * then.  Nothing else would do without a system call. */
 static void signal_die(int sig)
 {
 	if (fatal_hook)

@@ -16,7 +16,8 @@ static u64 percent10(u64 a, u64 b)
 static void stats_run(const struct tcg_cpu *c)
 {
 	u32 i = c->v.index;
-	u64 translated = c->hot.count.insns, interpreted = c->stat_insns - (c->trans ? c->trans->stat.paid : 0);
+	u64 translated = c->hot.count.insns,
+		interpreted = c->stat_insns - (c->trans ? c->trans->stat.paid : 0);
 
 	text_err("cpu%u: %" PRIu64 " instructions: %" PRIu64 " translated (" PERCENT "), %" PRIu64
 		" interpreted, %" PRIu64 " one by one; %" PRIu64 " exceptions, %" PRIu64
@@ -40,7 +41,8 @@ static void stats_translator(const struct tcg_cpu *c)
 	text_err("cpu%u: %" PRIu64 " blocks translated: %" PRIu64 " bytes to %" PRIu64 " (%" PRIu64
 		".%" PRIu64 " times), %" PRIu64 " us; %" PRIu64 " links, %" PRIu64
 		" loops; all evicted %" PRIu64 " times\n",
-		i, s->blocks, s->bytes_in, s->bytes_out, percent10(s->bytes_out, s->bytes_in) / 1000,
+		i, s->blocks, s->bytes_in, s->bytes_out,
+		percent10(s->bytes_out, s->bytes_in) / 1000,
 		percent10(s->bytes_out, s->bytes_in) / 100 % 10,
 		s->cycles * 1000 / MAX(c->v.env->tsc_khz, 1), s->links, s->loops, s->flushes);
 	text_err("cpu%u: translated code entered %" PRIu64 " times, left for: a jump not linked %"
@@ -60,7 +62,8 @@ static int next_handler(const u64 *count, int last)
 	int best = -1;
 
 	for (int i = 0; i < (int)op_rows_n; i++) {
-		bool later = last < 0 || count[i] < count[last] || (count[i] == count[last] && i > last);
+		bool later = last < 0 || count[i] < count[last] ||
+			     (count[i] == count[last] && i > last);
 
 		if (count[i] && later && (best < 0 || count[i] > count[best]))
 			best = i;

@@ -125,13 +125,13 @@ static void tcg_written(void *ctx, gpa_t gpa, u64 len)
 }
 
 /* --- fences of a lone vCPU ---------------------------------------------------------------- */
-/* With one vCPU translated code does without LOCK (tcg_may_drop_lock): the vCPU's own accesses are in
- * order, and no other CPU's come between.  What is left of a guest's fences are those towards the
- * loop thread, which serves the queues that it shares with the driver: a locked instruction between
- * the driver's store of an index and its load of the event index (Linux: virtio_mb) would not
- * hold the load back.  So the device's fence, the rarer one, is made to count for both: membarrier
- * makes every thread of ours pass a full fence before it returns.  Whatever device code runs on the
- * vCPU's own thread is in order anyway.
+/* With one vCPU translated code does without LOCK (tcg_may_drop_lock): the vCPU's own accesses are
+ * in order, and no other CPU's come between.  What is left of a guest's fences are those towards
+ * the loop thread, which serves the queues that it shares with the driver: a locked instruction
+ * between the driver's store of an index and its load of the event index (Linux: virtio_mb) would
+ * not hold the load back.  So the device's fence, the rarer one, is made to count for both:
+ * membarrier makes every thread of ours pass a full fence before it returns.  Whatever device code
+ * runs on the vCPU's own thread is in order anyway.
  *
  * A locked instruction is also not atomic towards a device then.  No driver changes in place what a
  * device writes, as that is not defined for a bus master's writes (virtio 1.2 §2.7 has each ring
@@ -262,8 +262,8 @@ static void deliver(struct tcg_cpu *c, enum event_kind kind, u8 vector)
 		c->shutdown = true;
 }
 
-/* Deliver what another engine had begun to.  INT n, INT3 and INTO did not move RIP: they come again by
- * themselves. */
+/* Deliver what another engine had begun to.  INT n, INT3 and INTO did not move RIP: they come again
+ * by themselves. */
 static void take_begun_event(struct tcg_cpu *c)
 {
 	struct cpu_state *s = &c->v.s;

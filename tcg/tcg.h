@@ -31,7 +31,8 @@ enum { FL_CF = 1, FL_PF = 4, FL_AF = 16, FL_ZF = 64, FL_SF = 128, FL_TF = 256, F
 #define FL_ARITH (FL_CF | FL_PF | FL_AF | FL_ZF | FL_SF | FL_OF)
 
 enum vector { EXC_DE, EXC_DB, EXC_NMI, EXC_BP, EXC_OF, EXC_BR, EXC_UD, EXC_NM, EXC_DF, EXC_TS = 10,
-	      EXC_NP, EXC_SS, EXC_GP, EXC_PF, EXC_MF = 16, EXC_AC, EXC_MC, EXC_XM, EXC_NONE = 0xff };
+	      EXC_NP, EXC_SS, EXC_GP, EXC_PF, EXC_MF = 16, EXC_AC, EXC_MC, EXC_XM,
+	      EXC_NONE = 0xff };
 enum { PF_P = 1, PF_W = 2, PF_U = 4, PF_RSVD = 8, PF_I = 16 };
 
 enum { DR6_B0_B3 = 15, DR6_BD = 1 << 13, DR6_BS = 1 << 14, DR6_BT = 1 << 15, DR7_GD = 1 << 13 };
@@ -46,9 +47,9 @@ struct exc {
 	u64 dr6;   /* EXC_DB: causes, DR6_* */
 };
 
-/* Software TLB entry: hit if lin - tag <= 4096 - size (unsigned), then host = lin + addend.  Code that
- * looks entries up does not check lin for being canonical, so an invalid entry must match no address
- * at all: it carries the tag of a page that belongs in another slot. */
+/* Software TLB entry: hit if lin - tag <= 4096 - size (unsigned), then host = lin + addend.  Code
+ * that looks entries up does not check lin for being canonical, so an invalid entry must match no
+ * address at all: it carries the tag of a page that belongs in another slot. */
 struct tlb_entry {
 	u64 tag;
 	u64 addend;
@@ -61,7 +62,8 @@ static inline u64 tlb_invalid_tag(unsigned slot)
 
 struct tlb {
 	struct tlb_entry r[TLB_SIZE], w[TLB_SIZE], x[TLB_SIZE];
-	struct tlb_entry c[TLB_SIZE];     /* stores to pages with decoded code; never a w entry as well */
+	/* stores to pages with decoded code; never a w entry as well */
+	struct tlb_entry c[TLB_SIZE];
 	_Atomic u64 *c_word[TLB_SIZE];    /* such a page's word in the code map */
 };
 
@@ -76,12 +78,15 @@ struct tcg_cpu {
 	u8 mode;         /* enum cpu_mode of CS; seg.c keeps it */
 	bool long_mode;  /* EFER.LMA */
 	u8 stack_size;   /* 2, 4 or 8: size of rSP used by the stack (SS.B, 64-bit mode) */
-	u8 flat;         /* bit per segment register: base 0, limit 4 GiB, access as data needs, no checks */
+	/* bit per segment register: base 0, limit 4 GiB, access as data needs, no checks */
+	u8 flat;
 	bool fp_live;    /* guest FP state is in the host's registers */
-	bool fp_ok_sse, fp_ok_avx, fp_ok_x87; /* CR0/CR4/XCR0 allow it now; else slow path decides #NM/#UD */
+	/* CR0/CR4/XCR0 allow it now; else slow path decides #NM/#UD */
+	bool fp_ok_sse, fp_ok_avx, fp_ok_x87;
 	bool shutdown;   /* a triple fault: the machine must be reset */
 	u8 db_pending;   /* data breakpoints held back by MOV SS, or by INT3 after one */
-	u8 soft_len;     /* length of the INT n, INT3, INTO or INT1 being delivered; exc.c clears it */
+	/* length of the INT n, INT3, INTO or INT1 being delivered; exc.c clears it */
+	u8 soft_len;
 	struct exc exc;
 	u64 code_rip;    /* RIP of offset 0 of the page the running block is in */
 	s32 budget;      /* instructions until timers are looked at again */
@@ -91,9 +96,11 @@ struct tcg_cpu {
 	struct tlb *tlb;       /* data and fetch at the current CPL: &tlbs[bank][user] */
 	struct tlb *tlb_sup;   /* supervisor view (descriptor tables, TSS) of the same bank */
 
-	/* Bumped when a code address may have come to mean another page (flush, CR3, CR0/CR4/EFER). */
+	/* Bumped when a code address may have come to mean another page (flush, CR3,
+	 * CR0/CR4/EFER). */
 	u64 xlat_gen;
-	/* Shared by the machine's vCPUs; set before mmu_init (which makes a private one for NULL). */
+	/* Shared by the machine's vCPUs; set before mmu_init (which makes a private one for
+	 * NULL). */
 	struct code_map *code;
 
 	/* tcg/ files' private parts */
@@ -125,7 +132,8 @@ struct tcg_cpu {
 	} hot;
 
 	s32 paid_from;   /* budget when it was looked at last for stat_insns */
-	u64 stat_insns /* paid for */, stat_blocks, stat_decoded, stat_tlb_fills, stat_exc, stat_invalidated;
+	u64 stat_insns /* paid for */, stat_blocks, stat_decoded, stat_tlb_fills, stat_exc,
+		stat_invalidated;
 };
 
 static inline struct tcg_cpu *tcg_of(struct vcpu *v)
@@ -133,9 +141,9 @@ static inline struct tcg_cpu *tcg_of(struct vcpu *v)
 	return container_of(v, struct tcg_cpu, v);
 }
 
-/* Have c leave the code it runs soon.  Any thread.  Translated code looks at the budget alone, so that
- * is taken away too; a block that is just paying may put back what it read, and then c->kicked is seen
- * when that is used up. */
+/* Have c leave the code it runs soon.  Any thread.  Translated code looks at the budget alone, so
+ * that is taken away too; a block that is just paying may put back what it read, and then c->kicked
+ * is seen when that is used up. */
 enum { BUDGET_GONE = -(1 << 24) };
 static inline void tcg_hurry(struct tcg_cpu *c)
 {
@@ -210,36 +218,40 @@ static inline const struct insn *insn_end(struct tcg_cpu *c, const struct insn *
 }
 
 /* --- exc.c ---------------------------------------------------------------------------------- */
-enum event_kind { EV_INTR, EV_NMI, EV_EXC, EV_SOFT_INT /* INT n */, EV_SOFT_EXC /* INT3, INTO */, EV_ICEBP };
-/* Deliver through the IDT (or IVT); on entry s.rip is the address to push.  Handles nested faults up to
- * the double fault; false: triple fault (shutdown).  For EV_SOFT_INT, EV_SOFT_EXC and EV_ICEBP set
- * c->soft_len before: if delivery faults, that fault is reported at the instruction's start. */
+enum event_kind { EV_INTR, EV_NMI, EV_EXC, EV_SOFT_INT /* INT n */, EV_SOFT_EXC /* INT3, INTO */,
+	EV_ICEBP };
+/* Deliver through the IDT (or IVT); on entry s.rip is the address to push.  Handles nested faults
+ * up to the double fault; false: triple fault (shutdown).  For EV_SOFT_INT, EV_SOFT_EXC and
+ * EV_ICEBP set c->soft_len before: if delivery faults, that fault is reported at the instruction's
+ * start. */
 bool exc_deliver(struct tcg_cpu *c, enum event_kind kind, u8 vector, bool has_error, u32 error);
 /* Deliver c->exc and clear it; false: triple fault. */
 bool exc_dispatch(struct tcg_cpu *c);
 
 /* --- seg.c ---------------------------------------------------------------------------------- */
-/* Recompute cpl, mode, long_mode, stack_size, flat, tlb pointers, fp_ok_* from s.  After any direct change
- * of s (reset, push, KVM fix-up), CR0/CR4/EFER/XCR0 write or segment load, and after RFLAGS.AC or VM
- * changed.  CPL is the DPL in SS's attributes, as in VMX; a null SS carries it too. */
+/* Recompute cpl, mode, long_mode, stack_size, flat, tlb pointers, fp_ok_* from s.  After any direct
+ * change of s (reset, push, KVM fix-up), CR0/CR4/EFER/XCR0 write or segment load, and after
+ * RFLAGS.AC or VM changed.  CPL is the DPL in SS's attributes, as in VMX; a null SS carries it
+ * too. */
 void seg_refresh(struct tcg_cpu *c);
 /* MOV/POP/LDS.. to a data segment register or SS; SDM checks.  False: c->exc. */
 bool seg_load(struct tcg_cpu *c, enum sreg seg, u16 sel);
 
 /* --- exec_sys.c ----------------------------------------------------------------------------- */
-/* May IN, OUT, INS, OUTS touch these ports: CPL <= IOPL, or the TSS's permission bitmap.  False: c->exc
- * (#GP, or a fault on reading the bitmap). */
+/* May IN, OUT, INS, OUTS touch these ports: CPL <= IOPL, or the TSS's permission bitmap.  False:
+ * c->exc (#GP, or a fault on reading the bitmap). */
 bool io_allowed(struct tcg_cpu *c, u16 port, unsigned size);
 
 /* --- native.c ------------------------------------------------------------------------------- */
-/* The handler of every CLS_NATIVE row: builds (once) and runs a stub made of just this instruction on
- * guest registers and memory. */
+/* The handler of every CLS_NATIVE row: builds (once) and runs a stub made of just this instruction
+ * on guest registers and memory. */
 const struct insn *native_exec(struct tcg_cpu *c, const struct insn *in);
 int native_init(struct tcg_cpu *c, struct err *e);
 void native_free(struct tcg_cpu *c);
 /* The calling thread's faults in stubs are c's from now on; fp_enter does it too. */
 void native_thread_init(struct tcg_cpu *c);
-/* Bring the guest's FP state from the host's registers into s.xsave and give the host its own back. */
+/* Bring the guest's FP state from the host's registers into s.xsave and give the host its own
+ * back. */
 void fp_leave_slow(struct tcg_cpu *c);
 /* Load the guest's FP state into the host's registers. */
 void fp_enter_slow(struct tcg_cpu *c);
@@ -281,7 +293,8 @@ void interp_run(struct tcg_cpu *c);
 /* Execute exactly one instruction at s.rip (all of a REP's one iteration at least); the result is a
  * consistent state or c->exc.  Used by tests, TF single-stepping and the KVM engine. */
 void interp_one(struct tcg_cpu *c);
-/* Drop decoded blocks overlapping [gpa, gpa+len); any thread for another vCPU's DMA: see interp.c. */
+/* Drop decoded blocks overlapping [gpa, gpa+len); any thread for another vCPU's DMA: see
+ * interp.c. */
 void interp_invalidate(struct tcg_cpu *c, gpa_t gpa, u64 len);
 void interp_flush(struct tcg_cpu *c);
 /* The guest wrote to its local APIC: the timer may be due sooner than the next look at it. */

@@ -149,8 +149,8 @@ static void trans_make(struct tcg_cpu *c, struct block *b)
 	a.p = cache_reserve(&t->cache, TRANS_BLOCK_BYTES);
 	a.end = a.p + TRANS_BLOCK_BYTES;
 	a.full = false;
-	*tb = (struct trans_block){ .b = b, .at = t->cache.pos, .rip = c->code_rip + b->insn[0].pgoff,
-				    .mode = c->mode, .site = t->sites };
+	*tb = (struct trans_block){ .b = b, .at = t->cache.pos,
+		.rip = c->code_rip + b->insn[0].pgoff, .mode = c->mode, .site = t->sites };
 	ASSERT(trans_emit(c, b, tb, &a));
 	cache_commit(&t->cache, (u32)(a.p - trans_rw(t, tb->at)));
 	b->trans = t->blocks++;
@@ -237,8 +237,8 @@ HANDLER trans_count(struct tcg_cpu *c, const struct insn *in)
 	return trans_enter(c, in);
 }
 
-/* in leaves translated code half way through its block, and the x87 instructions before it may not have
- * left their address yet; those before an instruction of the interpreter's have. */
+/* in leaves translated code half way through its block, and the x87 instructions before it may not
+ * have left their address yet; those before an instruction of the interpreter's have. */
 static void x87_catch_up(struct tcg_cpu *c, const struct insn *in)
 {
 	const struct insn *end = in, *p = in;

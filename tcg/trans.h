@@ -3,10 +3,11 @@
  *
  * Registers in translated code, everywhere: guest RAX to RDI but RSP, R8 and R12 to R14 are the
  * host's of the same number, guest RSP is host R15, guest R9, R10, R11 and R15 are in s.gpr[]. Host
- * R9, R10, R11 are ours, host RSP is at tcg_cpu.v, by which they are reached: a processor that renames
- * memory (AMD since Zen 2, Intel since Golden Cove) forwards a store to a load by the same register and
- * displacement in no time, which takes five to eight cycles by other ways.  Signals have a stack of
- * their own; what our calls push lies in front (tcg_cpu.pushed).  Guest x87 and vector state is in the host's registers whenever an instruction needs it.
+ * R9, R10, R11 are ours, host RSP is at tcg_cpu.v, by which they are reached: a processor that
+ * renames memory (AMD since Zen 2, Intel since Golden Cove) forwards a store to a load by the same
+ * register and displacement in no time, which takes five to eight cycles by other ways.  Signals
+ * have a stack of their own; what our calls push lies in front (tcg_cpu.pushed).  Guest x87 and
+ * vector state is in the host's registers whenever an instruction needs it.
  *
  * Flags are in EFLAGS or in c->cc, known for each place when it is translated; a block has an entry
  * for either.  A flag that will be written before anything in the block reads it may be lost: if an
@@ -83,14 +84,16 @@ struct trans {
 	u16 heat;
 	bool busy; /* translating: a dropped block is not to be reused */
 	/* Offsets of the common code */
-	u32 enter, leave, leave_rip, far, find, step, step_flags, fp, group, split, loop, trap, beside;
+	u32 enter, leave, leave_rip, far, find, step, step_flags, fp, group, split, loop, trap,
+		beside;
 	u64 near_gen; /* c->xlat_gen when hot.near[] was emptied last */
 	bool counting; /* --tcg-stats: translated code counts as well */
 	struct trans_stats {
 		u64 blocks, bytes_in, bytes_out, cycles, flushes, enters, paid;
 		u64 links; /* made between blocks */
 		u64 loops; /* that passed their trial */
-		u64 unlinked, budget, ended, exceptions; /* why it was left; the rest: target unknown */
+		/* why it was left; the rest: target unknown */
+		u64 unlinked, budget, ended, exceptions;
 		u64 missed; /* checks of addresses, whose access the interpreter did */
 		u64 *handler; /* calls of each row's handler; NULL unless counting */
 	} stat;
@@ -160,7 +163,8 @@ struct group {
 	/* In a loop, see trans_loop.c */
 	bool hoisted;
 	u8 host;     /* register with what is to be added, or REG_NONE: it is in hot.span[] */
-	u8 var;      /* guest register in the key that changes from one run to the next, or REG_NONE */
+	/* guest register in the key that changes from one run to the next, or REG_NONE */
+	u8 var;
 	s32 step;    /* of the address, each time */
 };
 

@@ -250,7 +250,9 @@ static void emit_hoisted(struct emit *e, unsigned i, unsigned which)
 	const struct touch *x = &e->touch[i][which];
 	const struct group *g = &e->group[x->group];
 	bool by_index = g->var != REG_NONE && g->key.base != g->var + 1u;
-	s64 off = g->var == REG_NONE ? 0 : by_index ? x->index_off * (s64)BIT(in->scale) : x->base_off;
+	s64 off = g->var == REG_NONE ? 0 :
+		  by_index	     ? x->index_off * (s64)BIT(in->scale) :
+				       x->base_off;
 
 	e->mem = (struct host_at){ g->host, REG_NONE, 0, (s32)(x->eff - g->lo - off) };
 	if (g->host == REG_NONE) {

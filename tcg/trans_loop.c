@@ -2,11 +2,11 @@
  * translation.
  *
  * They are found when the last of them is translated: a path along jumps that the interpreter has
- * seen taken. Beside the block's ordinary code there is then a prelude, and a body of the whole path
- * that runs a strip: as often as no access leaves its page and the budget lasts.  Conditional jumps
- * off the path leave it.  An access is hoisted out of the body if a run changes its address by a
- * constant, or not at all: the prelude looks its page up in the TLB once, and the body adds what it
- * found.  If that fails, the ordinary code goes on, with all its checks.
+ * seen taken. Beside the block's ordinary code there is then a prelude, and a body of the whole
+ * path that runs a strip: as often as no access leaves its page and the budget lasts.  Conditional
+ * jumps off the path leave it.  An access is hoisted out of the body if a run changes its address
+ * by a constant, or not at all: the prelude looks its page up in the TLB once, and the body adds
+ * what it found.  If that fails, the ordinary code goes on, with all its checks.
  *
  * The prelude costs what some runs of the body have to earn.  So the first translation is on trial:
  * it counts entries and runs, and then is replaced by one without the counts or without the loop.
@@ -328,7 +328,8 @@ static void emit_hoist(struct emit *e, struct group *g)
 	emit_linear(e, &at, ACCESS_MEM, 0);
 	emit_patch(emit_lookup(e, off, most), e->loop.again);
 	x64_op(a, &(struct x64_op){
-			  .opcode = 0x03, .w = true, .reg = T0, .rm = T1, .mem = true, .disp = off + 8 });
+			  .opcode = 0x03, .w = true, .reg = T0, .rm = T1, .mem = true,
+			  .disp = off + 8 });
 	if (g->var != REG_NONE) {
 		bool by_index = g->key.base != g->var + 1u;
 		unsigned var = emit_get(e, g->var, 1 << T0 | 1 << T2);
@@ -483,7 +484,7 @@ bool loop_pays(const struct trans_block *tb)
 	return runs * t->gain > (u64)TRIAL * t->cost;
 }
 
-/* --- instructions counted for --tcg-stats: T2 of them ------------------------------------------ */
+/* --- instructions counted for --tcg-stats: T2 of them ----------------------------------------- */
 static void count_given(struct emit *e)
 {
 	if (e->t->counting)

@@ -66,7 +66,9 @@ static bool high_byte_can(const struct insn *in)
 		const struct opd *o = &in->opd[n];
 
 		high |= o->kind == OPD_REGH && form_of(in, n) != FORM_IMPH;
-		other |= o->kind == OPD_MEM || (o->kind == OPD_REG && (reg_homeless(o->reg) || o->reg >= 8 || o->reg == RSP));
+		other |= o->kind == OPD_MEM ||
+			 (o->kind == OPD_REG &&
+			  (reg_homeless(o->reg) || o->reg >= 8 || o->reg == RSP));
 	}
 	return !high || !other;
 }
@@ -195,9 +197,9 @@ bool x87_notes(const struct insn *in)
 	       !(map == MAP_DB && op >= 0xe0 && op <= 0xe4);
 }
 
-/* The last x87 instruction, in place of the host's pointers, which are addresses of ours.  Another one
- * behind it will do the same, unless the interpreter comes in between; if a fault does, trans.c makes up
- * for it. */
+/* The last x87 instruction, in place of the host's pointers, which are addresses of ours.  Another
+ * one behind it will do the same, unless the interpreter comes in between; if a fault does, trans.c
+ * makes up for it. */
 static void x87_note(struct emit *e, unsigned i)
 {
 	const struct insn *in = e->insn[i];

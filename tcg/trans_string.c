@@ -138,7 +138,8 @@ void emit_string(struct emit *e, unsigned i)
 	emit_clobber(e, i);
 	e->cached = 0;
 	e->at_t0 = NULL;
-	x64_op(a, &(struct x64_op){ .opcode = 0xf7, .mem = true, .gs = true, .disp = GS_OFF(v.s.rflags) });
+	x64_op(a, &(struct x64_op){ .opcode = 0xf7, .mem = true, .gs = true,
+		.disp = GS_OFF(v.s.rflags) });
 	x64_u32(a, FL_DF); /* TEST */
 	string_slow(e, in, CC_NE);
 	string_most(e, in);

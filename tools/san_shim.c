@@ -48,8 +48,8 @@ WRAP(void *, __asan_memmove, const void *)
 WRAP(void *, __asan_memset, int)
 #endif
 
-/* A vCPU lives in a mapping of its own, which LeakSanitizer does not search for pointers: what it owns
- * looks lost at the end of a process that frees nothing. */
+/* A vCPU lives in a mapping of its own, which LeakSanitizer does not search for pointers: what it
+ * owns looks lost at the end of a process that frees nothing. */
 const char *__lsan_default_suppressions(void);
 const char *__lsan_default_suppressions(void)
 {

@@ -2,8 +2,8 @@
  * one array of struct sock_filter for each kind of thread.  `seccomp-gen --pfc` prints the same
  * programs as libseccomp's pseudo code, for review.
  *
- * Action outside the rows: SIGSYS, and at FILTER_DIE, which its handler calls, kill the process.  Other
- * architectures' system calls (i386, x32) kill at once: libseccomp puts that check first. */
+ * Action outside the rows: SIGSYS, and at FILTER_DIE, which its handler calls, kill the process.
+ * Other architectures' system calls (i386, x32) kill at once: libseccomp puts that check first. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
@@ -22,7 +22,8 @@
 
 #include "seccomp/filter.h"
 
-enum { LOOP = 1, TCG = 2, KVM = 4, DISK = 8, WATCH = 16, VCPU = TCG | KVM, RUN = LOOP | VCPU | DISK };
+enum { LOOP = 1, TCG = 2, KVM = 4, DISK = 8, WATCH = 16, VCPU = TCG | KVM,
+	RUN = LOOP | VCPU | DISK };
 
 static const struct {
 	unsigned bit;

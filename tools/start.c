@@ -1,11 +1,13 @@
-/* start.c - the first code of the program, in place of the C library's rcrt1.o: relocates the static-pie
- * image, makes its RELRO segment read-only and enters the C library.
+/* start.c - the first code of the program, in place of the C library's rcrt1.o: relocates the
+ * static-pie image, makes its RELRO segment read-only and enters the C library.
  *
- * Two things that musl 1.2.3's own start files lack: DT_RELR, the packed form of relative relocations, a
- * tenth of the binary smaller than DT_RELA; and the protection of RELRO in static programs.
+ * Two things that musl 1.2.3's own start files lack: DT_RELR, the packed form of relative
+ * relocations, a tenth of the binary smaller than DT_RELA; and the protection of RELRO in static
+ * programs.
  *
- * Nothing here may call, use the stack protector or read through a relocated pointer before relocate() is
- * done.  Sources: System V gABI draft (DT_RELR), x86-64 psABI 1.0 section 3.4.1 (process entry). */
+ * Nothing here may call, use the stack protector or read through a relocated pointer before
+ * relocate() is done.  Sources: System V gABI draft (DT_RELR), x86-64 psABI 1.0 section 3.4.1
+ * (process entry). */
 #include <elf.h>
 #include <stdint.h>
 #include <sys/mman.h>
@@ -20,8 +22,8 @@
 int main(int argc, char **argv, char **envp);
 void _init(void);
 void _fini(void);
-_Noreturn int __libc_start_main(int (*main)(int, char **, char **), int argc, char **argv, void (*init)(void),
-	void (*fini)(void), void (*unused)(void));
+_Noreturn int __libc_start_main(int (*main)(int, char **, char **), int argc, char **argv,
+	void (*init)(void), void (*fini)(void), void (*unused)(void));
 _Noreturn void start_c(long *sp, const Elf64_Dyn *dyn);
 
 extern const Elf64_Ehdr __ehdr_start __attribute__((visibility("hidden")));
@@ -39,8 +41,8 @@ __asm__(".text\n"
 	"	ud2\n"
 	".size _start, . - _start\n");
 
-/* An entry with its lowest bit clear is the address of a word; the bits above bit 0 of the others say which of
- * the 63 words that follow are to be relocated too. */
+/* An entry with its lowest bit clear is the address of a word; the bits above bit 0 of the others
+ * say which of the 63 words that follow are to be relocated too. */
 static void relr(uint64_t base, const uint64_t *entry, const uint64_t *end)
 {
 	uint64_t *next = 0;
@@ -68,7 +70,8 @@ static void relocate(uint64_t base, const Elf64_Dyn *dyn)
 			packed = (const void *)(base + dyn->d_un.d_ptr);
 		if (dyn->d_tag == DT_RELRSZ)
 			size = dyn->d_un.d_val;
-		if (dyn->d_tag == DT_RELASZ && dyn->d_un.d_val) /* the linker packs them all, and gate.sh looks */
+		if (dyn->d_tag == DT_RELASZ && dyn->d_un.d_val) /* the linker packs them all,
+			and gate.sh looks */
 			__builtin_trap();
 	}
 	relr(base, packed, packed + size / sizeof *packed);
@@ -79,12 +82,14 @@ static void protect(uint64_t base)
 	const Elf64_Phdr *ph = (const void *)(base + __ehdr_start.e_phoff);
 
 	for (int i = 0; i < __ehdr_start.e_phnum; i++) {
-		uint64_t start = (base + ph[i].p_vaddr) & -4096ull, end = (base + ph[i].p_vaddr + ph[i].p_memsz) & -4096ull;
+		uint64_t start = (base + ph[i].p_vaddr) & -4096ull, end = (base + ph[i].p_vaddr +
+			ph[i].p_memsz) & -4096ull;
 		long ret;
 
 		if (ph[i].p_type != PT_GNU_RELRO)
 			continue;
-		__asm__ volatile("syscall" : "=a"(ret) : "a"(SYS_mprotect), "D"(start), "S"(end - start), "d"(PROT_READ)
+		__asm__ volatile("syscall" : "=a"(ret) : "a"(SYS_mprotect), "D"(start),
+			"S"(end - start), "d"(PROT_READ)
 			: "rcx", "r11", "memory");
 		if (ret)
 			__builtin_trap();

@@ -1,10 +1,11 @@
-/* legacy.c - the legacy interface of a transitional virtio-pci device: its registers in an I/O BAR, for
- * drivers from before virtio 1.0.  The device then has the identity that such drivers look for.
+/* legacy.c - the legacy interface of a transitional virtio-pci device: its registers in an I/O BAR,
+ * for drivers from before virtio 1.0.  The device then has the identity that such drivers look for.
  *
- * A driver chooses: whoever writes a status here has chosen this interface until the next reset. The
- * ring is the split ring in one piece, at a page number.  Buffers may be used before DRIVER_OK, as old
- * Linux does while it looks for partitions.
- * Source: virtio 1.2 §4.1.4.10 (registers), §2.7.2 (ring layout), §3.1.2 (initialisation), §4.1.2.3 (IDs).
+ * A driver chooses: whoever writes a status here has chosen this interface until the next reset.
+ * The ring is the split ring in one piece, at a page number.  Buffers may be used before DRIVER_OK,
+ * as old Linux does while it looks for partitions.
+ * Source: virtio 1.2 §4.1.4.10 (registers), §2.7.2 (ring layout), §3.1.2 (initialisation), §4.1.2.3
+ * (IDs).
  * Departure: DEVICE_NEEDS_RESET is shown, which old drivers do not know. */
 #include "virtio.h"
 
@@ -53,7 +54,7 @@ static u32 regs_bytes(const struct vdev *v)
 	return pci_msix_on(&v->pci) ? REGS_BYTES : REG_CONFIG_VECTOR;
 }
 
-/* --- queues ------------------------------------------------------------------------------------- */
+/* --- queues ----------------------------------------------------------------------------------- */
 static void queue_place(struct vdev *v, u32 page)
 {
 	struct vq_state *s = vdev_queue(v);
@@ -79,7 +80,7 @@ static void queue_place(struct vdev *v, u32 page)
 		s->ready = true;
 }
 
-/* --- registers ---------------------------------------------------------------------------------- */
+/* --- registers -------------------------------------------------------------------------------- */
 u64 vpci_legacy_read(struct vdev *v, u64 off, unsigned size)
 {
 	const struct vq_state *s = vdev_queue(v);

@@ -4,7 +4,8 @@
  * With MSI-X on, a notification is the message of its vector; else it is INTA, or the one MSI
  * message, and bits in ISR status.  One doorbell a queue, so that a doorbell can be an eventfd.
  * legacy.c has the legacy interface.
- * Source: virtio 1.2 §4.1, names as in its structures.  Not offered: queue_reset, VIRTIO_F_NOTIFICATION_DATA, shared memory regions. */
+ * Source: virtio 1.2 §4.1, names as in its structures.  Not offered: queue_reset,
+ * VIRTIO_F_NOTIFICATION_DATA, shared memory regions. */
 #include "virtio.h"
 
 enum { BAR_MSIX = 1, BAR_REGS = 4 };

@@ -1,7 +1,8 @@
 /* rng.c - virtio entropy device (virtio 1.2 §5.4): no configuration space, one queue of writable
  * buffers, each answered with at least one random byte of the host's getrandom().
  *
- * Answers on the loop thread: no vCPU's thread may call getrandom.  RNG_QUEUE * RNG_MAX bytes at most.
+ * Answers on the loop thread: no vCPU's thread may call getrandom.  RNG_QUEUE * RNG_MAX bytes at
+ * most.
  */
 #include <sys/random.h>
 

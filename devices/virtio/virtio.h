@@ -144,8 +144,8 @@ struct vdev {
 	/* Transport: tell the driver of isr, that is of used buffers in q or of the configuration
 	 * (q NULL); or, with isr 0, that there is nothing more to tell. */
 	void (*interrupt)(struct vdev *v, u32 isr, const struct vq *q);
-	/* The driver rang a queue's doorbell by an access.  An engine that can spare it the next one
-	 * does so here; NULL: none can. */
+	/* The driver rang a queue's doorbell by an access.  An engine that can spare it the next
+	 * one does so here; NULL: none can. */
 	void (*rang)(void *ctx, struct vdev *v, struct vq *q);
 	void *rang_ctx;
 	/* guard: machine.lock */
@@ -193,7 +193,8 @@ struct vq_state *vdev_queue_config(struct vdev *v); /* same, NULL also when it i
 void vdev_queue_ready(struct vdev *v, u32 val);
 void vdev_notify(struct vdev *v, u32 queue);        /* any queue number */
 void vdev_notify_later(struct vdev *v);            /* all queues, by the loop's thread, soon */
-void vdev_rang(struct vdev *v, u32 queue);          /* same, by the driver's access to the doorbell */
+/* same, by the driver's access to the doorbell */
+void vdev_rang(struct vdev *v, u32 queue);
 u64 vdev_config_read(const struct vdev *v, u64 off, unsigned size);
 void vdev_config_write(struct vdev *v, u64 off, unsigned size, u64 val);
 
@@ -230,7 +231,8 @@ void vmmio_write(struct device *dev, unsigned region, u64 off, unsigned size, u6
 
 /* The part of a device_ops that is the same for every kind behind virtio-mmio. */
 #define VMMIO_DEVICE_OPS                                                                           \
-	.access_max = 8, .start = vdev_start, .free = vdev_free, .read = vmmio_read, .write = vmmio_write,              \
+	.access_max = 8, .start = vdev_start, .free = vdev_free,                                   \
+	.read = vmmio_read, .write = vmmio_write,                                                  \
 	.reset = vdev_reset, .state = vdev_state, .quiesce = vdev_quiesce,                         \
 	.state_off = offsetof(struct vdev, s), .state_len = sizeof(struct vdev_state)
 
@@ -247,15 +249,16 @@ void vpci_driver_reset(struct vdev *v);
 u8 vpci_isr_read(struct vdev *v); /* and clear it */
 void vpci_vector_write(struct vdev *v, u16 *vector, u64 val);
 
-/* legacy.c: give a new device behind virtio-pci the legacy interface too, and the identity that goes with
- * it. False: there never was such a device. */
+/* legacy.c: give a new device behind virtio-pci the legacy interface too, and the identity that
+ * goes with it. False: there never was such a device. */
 bool vpci_make_transitional(struct device *dev);
 u64 vpci_legacy_read(struct vdev *v, u64 off, unsigned size);
 void vpci_legacy_write(struct vdev *v, u64 off, unsigned size, u64 val);
 
 /* The part of a device_ops that is the same for every kind behind virtio-pci. */
 #define VPCI_DEVICE_OPS                                                                            \
-	.access_max = 4, .start = vdev_start, .free = vdev_free, .read = vpci_read, .write = vpci_write,                \
+	.access_max = 4, .start = vdev_start, .free = vdev_free,                                   \
+	.read = vpci_read, .write = vpci_write,                                                    \
 	.reset = vpci_reset, .state = vpci_state, .quiesce = vdev_quiesce,                         \
 	.state_off = offsetof(struct vdev, s),                                                     \
 	.state_len = sizeof(struct vdev_state) + sizeof(struct pci_func_state)

@@ -189,7 +189,8 @@ static bool same_selectors(const struct regs *host, const struct regs *guest)
 static const char *difference(const struct test_case *t, const struct regs *host,
 			      const struct regs *guest)
 {
-	if (order_is_free(t, host->rip) && is_access_fault(host->vector) && is_access_fault(guest->vector))
+	if (order_is_free(t, host->rip) && is_access_fault(host->vector) &&
+		is_access_fault(guest->vector))
 		return same_memory() ? NULL : "memory";
 	if (host->vector != guest->vector)
 		return "exception";
@@ -497,11 +498,11 @@ static int summary(const struct options *o)
 		printf("note: the host changed its mind in %llu cases\n",
 		       (unsigned long long)tally->fickle);
 	if (tally->unwitnessed)
-		printf("note: %llu cases of 32-bit code compared with the interpreter, not with the "
-		       "host: it has no 32-bit code segment for us\n",
+		printf("note: %llu cases of 32-bit code compared with the interpreter, not with "
+		       "the host: it has no 32-bit code segment for us\n",
 		       (unsigned long long)tally->unwitnessed);
-	printf("coverage: %llu instructions by themselves, %llu in a row, %llu programs (%llu ended in "
-	       "a fault), %u of %u rows compared\n",
+	printf("coverage: %llu instructions by themselves, %llu in a row, %llu programs (%llu "
+	       "ended in a fault), %u of %u rows compared\n",
 	       (unsigned long long)tally->cases[SINGLE], (unsigned long long)tally->cases[SEQUENCE],
 	       (unsigned long long)tally->cases[PROGRAM],
 	       (unsigned long long)tally->faulted[PROGRAM], passed + failed,

@@ -33,7 +33,7 @@ void gen_poke_value(u64 lin, u64 v, unsigned n);
 void gen_poke_random(u64 lin, unsigned n);
 void gen_fp(struct test_case *t);
 
-/* --- oracle_seq.c: instructions whose memory operands are near the address registers ----------- */
+/* --- oracle_seq.c: instructions whose memory operands are near the address registers ---------- */
 bool seq_is_address(enum cpu_mode mode, unsigned reg);
 /* The next instruction is at t->len, with these flags undefined. */
 void seq_point(struct test_case *t, u64 undef);

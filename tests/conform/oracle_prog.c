@@ -2,9 +2,9 @@
  * ways, call, return and change their own code, with memory operands at all the edges, so that a
  * fault may come anywhere in between.
  *
- * A program ends: only jumps that count a register down lead back.  Nothing but such a program's own
- * stores reaches its code or its stack: the stack has half a page that no address register is near
- * to, and stores to code change immediates and the opcodes of plain ADD and its kin only. */
+ * A program ends: only jumps that count a register down lead back.  Nothing but such a program's
+ * own stores reaches its code or its stack: the stack has half a page that no address register is
+ * near to, and stores to code change immediates and the opcodes of plain ADD and its kin only. */
 #include "oracle_gen.h"
 
 enum { MAIN_MAX = 5, SUBS_MAX = 2, BODY_MAX = 4, FIXUPS_MAX = 48, SITES_MAX = 8, FUEL_MAX = 24,
@@ -352,7 +352,8 @@ static u64 prog_address(void)
 	static const u32 edge[] = { DATA, DATA + 4096, DATA_RO, DATA_END };
 
 	if (chance(80))
-		return chance(70) ? ALIGN_DOWN(DATA + 200 + below(3400), 16) : DATA + 200 + below(3400);
+		return chance(70) ? ALIGN_DOWN(DATA + 200 + below(3400), 16) :
+				    DATA + 200 + below(3400);
 	if (chance(5) && gen_wide_addresses)
 		return 0x800000000000 - below(200);
 	return edge[below(ARRAY_LEN(edge))] + below(160) - 120;

@@ -1,7 +1,7 @@
 /* board.c - fuzz target: the whole PC as a guest reaches it.  A script of accesses of every size to
- * every port and register, by way of the buses; local APICs' registers and MSRs; messages; memory, so
- * rings and descriptors; input on the serial line; interrupts taken; time; reset, save and load.  The
- * first byte chooses the transport of the virtio devices. */
+ * every port and register, by way of the buses; local APICs' registers and MSRs; messages; memory,
+ * so rings and descriptors; input on the serial line; interrupts taken; time; reset, save and load.
+ *  The first byte chooses the transport of the virtio devices. */
 #include "kit.h"
 
 #include "../../devices/chardev.h"
@@ -113,12 +113,14 @@ static void poke_memory(struct script *s)
 	st64(p, script_take(s, at & 1 ? 8 : 2));
 }
 
-/* A virtio-mmio device set up as a driver would, at once: scripts rarely get so far by themselves. */
+/* A virtio-mmio device set up as a driver would, at once: scripts rarely get so far by
+ * themselves. */
 static void start_virtio(struct script *s)
 {
 	static const u32 steps[][2] = { { 0x70, 0 },	  { 0x70, 3 },	{ 0x24, 1 },  { 0x20, 1 },
-					{ 0x70, 11 },	  { 0x30, 0 },	{ 0x38, 8 },  { 0x80, RING },
-					{ 0x90, 0x1800 }, { 0xa0, 0x1c00 }, { 0x44, 1 }, { 0x70, 15 } };
+					{ 0x70, 11 },	  { 0x30, 0 },	{ 0x38, 8 },
+					{ 0x80, RING },	  { 0x90, 0x1800 }, { 0xa0, 0x1c00 },
+					{ 0x44, 1 },	  { 0x70, 15 } };
 	u64 base = 0xc0001000u + (script_take(s, 1) & 1) * 0x1000;
 
 	for (size_t i = 0; i < ARRAY_LEN(steps); i++)

@@ -1,7 +1,7 @@
 /* exec.c - fuzz target: hostile machine code with all privileged state.  The input gives the mode,
  * some words to write into tables and control registers, and code at CODE.  Three times: by the
- * interpreter, by blocks translated at their first chance, and, if the two disagree, by the interpreter
- * again: code that reads a clock or a random number disagrees with itself. */
+ * interpreter, by blocks translated at their first chance, and, if the two disagree, by the
+ * interpreter again: code that reads a clock or a random number disagrees with itself. */
 #include "kit.h"
 
 #include <stdio.h>
@@ -10,7 +10,8 @@
 #include "../../tcg/native.h"
 
 enum {
-	GDT = 0x1000, IDT = 0x2000, TSS = 0x3000, HANDLERS = 0x3800, TABLES = 0x4000, STACK = 0x9000,
+	GDT = 0x1000, IDT = 0x2000, TSS = 0x3000, HANDLERS = 0x3800, TABLES = 0x4000,
+		STACK = 0x9000,
 	STACK3 = 0xa000, CODE = 0x10000, CODE_MAX = 0x1000, RAM = 1 << 20, SLICE = 300, SLICES = 12,
 };
 enum { CS64 = 8, DS = 16, CS32 = 24, CS64_3 = 0x23, DS_3 = 0x2b, CS32_3 = 0x33, TSS_SEL = 0x38 };
@@ -39,7 +40,8 @@ static struct side *side_new(bool interp_only)
 				      .lock = &s->lock, .vcpus = s->vcpus, .nr_vcpus = 1,
 				      .tsc_khz = 2000000, .interp_only = interp_only,
 				      .tcg_cache_bytes = 4 * MIB };
-	if (tcg_engine.init(&s->env, &e) < 0 || !(s->vcpus[0] = tcg_engine.vcpu_new(&s->env, 0, &e)))
+	if (tcg_engine.init(&s->env, &e) < 0 ||
+	    !(s->vcpus[0] = tcg_engine.vcpu_new(&s->env, 0, &e)))
 		abort();
 	s->c = tcg_of(s->vcpus[0]);
 	return s;
@@ -51,9 +53,9 @@ static u64 descriptor(u32 attr)
 	return 0xffff | (u64)(attr & 0xf0ff) << 40 | 0xfull << 48;
 }
 
-/* Every vector's handler is at HANDLERS, or 16 bytes on if there is an error code to drop: it goes on
- * two bytes further, with the arithmetic flags clear: the translator does not keep those that the
- * interrupted instruction would have overwritten. */
+/* Every vector's handler is at HANDLERS, or 16 bytes on if there is an error code to drop: it goes
+ * on two bytes further, with the arithmetic flags clear: the translator does not keep those that
+ * the interrupted instruction would have overwritten. */
 static void put_tables(u8 *ram)
 {
 	static const u32 errors = 0x227d00; /* vectors with an error code: 8, 10-14, 17, 21 */
@@ -74,7 +76,8 @@ static void put_tables(u8 *ram)
 	for (unsigned v = 0; v < 32; v++) {
 		u64 at = HANDLERS + (errors >> v & 1 ? 16 : 0);
 
-		st64(ram + IDT + v * 16, (at & 0xffff) | CS64 << 16 | 0x8eull << 40 | (at >> 16) << 48);
+		st64(ram + IDT + v * 16, (at & 0xffff) | CS64 << 16 | 0x8eull << 40 |
+			(at >> 16) << 48);
 		st32(ram + v * 4, CODE + 0x800); /* real mode's table */
 	}
 	st64(ram + TSS + 4, STACK);
@@ -113,8 +116,8 @@ static void set_state(struct cpu_state *s, enum start start)
 	if (start == REAL)
 		return;
 	for (unsigned i = 0; i < SEG_NR; i++)
-		s->seg[i] = (struct seg_reg){ start == LONG3 ? DS_3 : DS, start == LONG3 ? 0xc0f3 : 0xc093,
-					      0xffffffff, 0 };
+		s->seg[i] = (struct seg_reg){ start == LONG3 ? DS_3 : DS,
+			start == LONG3 ? 0xc0f3 : 0xc093, 0xffffffff, 0 };
 	s->tr = (struct seg_reg){ TSS_SEL, 0x8b, 0x67, TSS };
 	s->cr0 = CR0_PE | CR0_NE | CR0_ET;
 	s->seg[SEG_CS] = (struct seg_reg){ CS32, 0xc09b, 0xffffffff, 0 };
@@ -130,7 +133,10 @@ static void patch(struct side *side, struct script *in)
 	u64 val = script_take(in, 2);
 
 	switch (what & 15) {
-	case 0: s->cr0 ^= val << (what >> 4 & 1 ? 16 : 0) & (CR0_WP | CR0_TS | CR0_EM | CR0_AM | CR0_NE); break;
+	case 0:
+		s->cr0 ^= val << (what >> 4 & 1 ? 16 : 0) &
+			  (CR0_WP | CR0_TS | CR0_EM | CR0_AM | CR0_NE);
+		break;
 	case 1: s->cr4 ^= val & ~(u64)CR4_PAE & 0x3f; break;
 	case 2: s->rflags ^= val & 0x7fd5; break;
 	case 3: s->dr[what >> 4 & 3] = CODE + val % CODE_MAX; break;
@@ -258,6 +264,7 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t len)
 	show("interpreter", interp);
 	show("translator", trans);
 	first_difference("states", &interp->c->v.s, &trans->c->v.s, sizeof interp->c->v.s);
-	first_difference("memories", mem_ptr(&interp->mem, 0, RAM), mem_ptr(&trans->mem, 0, RAM), RAM);
+	first_difference("memories", mem_ptr(&interp->mem, 0, RAM), mem_ptr(&trans->mem, 0, RAM),
+		RAM);
 	abort();
 }

@@ -1,5 +1,5 @@
-/* options.c - fuzz target: the command line.  The input's lines are the words; whatever they are, the
- * result is a configuration within its bounds or an error of one line. */
+/* options.c - fuzz target: the command line.  The input's lines are the words; whatever they are,
+ * the result is a configuration within its bounds or an error of one line. */
 #include "kit.h"
 
 enum { WORDS_MAX = 16, WORD_MAX = 256 };

@@ -12,7 +12,8 @@
 
 #include "../../base.h"
 
-enum { INPUT_MAX = 1 << 16, MUTATIONS = 20000, SECONDS_MAX = 5, INPUT_SECONDS = 30, SEEDS_MAX = 512 };
+enum { INPUT_MAX = 1 << 16, MUTATIONS = 20000, SECONDS_MAX = 5, INPUT_SECONDS = 30,
+	SEEDS_MAX = 512 };
 
 int LLVMFuzzerTestOneInput(const u8 *data, size_t len);
 

@@ -505,8 +505,8 @@ TEST(blk_quiesce_finishes_what_is_in_flight)
 	drv_close(&d);
 }
 
-/* Lets go of the workers that are held up, a moment after the reset began to wait for them: of as many
- * requests as there can be, if the reset is late itself. */
+/* Lets go of the workers that are held up, a moment after the reset began to wait for them: of as
+ * many requests as there can be, if the reset is late itself. */
 static void *release_later(void *arg)
 {
 	usleep(100000);

@@ -45,7 +45,8 @@ TEST(cpuid_what_the_software_cpu_needs_is_there)
 		{ 1, EDX, 26 },		 { 1, ECX, 17 },	  { 1, ECX, 21 },
 		{ 1, ECX, 24 },		 { 1, ECX, 31 },	  { 7, EBX, 0 },
 		{ 7, EBX, 7 },		 { 7, EBX, 9 },		  { 7, EBX, 10 },
-		{ 7, EDX, 4 },		 { 7, EDX, 14 },	  { 7, EDX, 29 },	 { 0x80000001, EDX, 11 },
+		{ 7, EDX, 4 },	  { 7, EDX, 14 },
+		{ 7, EDX, 29 },	  { 0x80000001, EDX, 11 },
 		{ 0x80000001, EDX, 20 }, { 0x80000001, EDX, 26 }, { 0x80000001, EDX, 27 },
 		{ 0x80000001, EDX, 29 }, { 0x80000007, EDX, 8 },
 	};

@@ -438,7 +438,8 @@ TEST(sys_paravirtual_clock_page_converts_cycles_to_nanoseconds)
 	wrmsr(r, 0x4b564d01, 0x5000 | 1);
 	expect_ok(r);
 	usleep(1000);
-	wrmsr(r, 0x4b564d01, 0x5100 | 1); /* another vCPU's, later: it counts from the same moment */
+	/* another vCPU's, later: it counts from the same moment */
+	wrmsr(r, 0x4b564d01, 0x5100 | 1);
 	OK(!memcmp(ram(r, 0x5008), ram(r, 0x5108), 24));
 	EQ(ld32(ram(r, 0x5000)) & 1, 0);
 	OK(ld32(ram(r, 0x5000)) >= 2);

@@ -1,4 +1,5 @@
-/* Tests of boot/firmware.c and of what the other files of boot/ put into it: read as firmware does. */
+/* Tests of boot/firmware.c and of what the other files of boot/ put into it: read as firmware
+ * does. */
 #include "../../devices/fwcfg.h"
 #include "bootkit.h"
 

@@ -19,7 +19,8 @@ static struct rig *fwcfg_rig(const struct fwcfg_item *item, u32 n)
 
 static struct rig *fwcfg_rig_with_text(void)
 {
-	static const struct fwcfg_item item = { .key = KEY_TEXT, .data = (const u8 *)text, .len = 8 };
+	static const struct fwcfg_item item = { .key = KEY_TEXT, .data = (const u8 *)text,
+		.len = 8 };
 
 	return fwcfg_rig(&item, 1);
 }
@@ -124,7 +125,8 @@ TEST(fwcfg_dma_of_nothing_is_bounded)
 {
 	struct rig *r = fwcfg_rig_with_text();
 
-	EQ(dma(r, KEY_TEXT << 16 | FWCFG_DMA_SELECT | FWCFG_DMA_READ, (64 << 10) + 9, BUF), FWCFG_DMA_ERROR);
+	EQ(dma(r, KEY_TEXT << 16 | FWCFG_DMA_SELECT | FWCFG_DMA_READ, (64 << 10) + 9, BUF),
+		FWCFG_DMA_ERROR);
 	ports_say(r, "firmware"); /* it has not moved */
 	EQ(dma(r, KEY_TEXT << 16 | FWCFG_DMA_SELECT | FWCFG_DMA_READ, (64 << 10) + 8, BUF), 0);
 	rig_free(r);

@@ -668,8 +668,8 @@ TEST(interp_two_nmis_at_once_are_two_and_one_waits_behind_a_third)
 }
 
 /* --- kicks -------------------------------------------------------------------------------- */
-/* What a kick stores into the budget must not have the price of a dropped block added to it: the guest would
- * never be interrupted again. */
+/* What a kick stores into the budget must not have the price of a dropped block added to it: the
+ * guest would never be interrupted again. */
 TEST(interp_a_block_that_cannot_be_paid_takes_nothing)
 {
 	struct cpu_kit *k = cpu_kit_new();
@@ -692,7 +692,8 @@ TEST(interp_delivers_the_event_that_another_engine_had_begun)
 		u8 type, vector;
 		bool comes;
 	} row[] = {
-		{ EVENT_EXTERNAL, 0x40, true }, { EVENT_NMI, 2, true }, { EVENT_EXCEPTION, EXC_PF, true },
+		{ EVENT_EXTERNAL, 0x40, true }, { EVENT_NMI, 2, true },
+		{ EVENT_EXCEPTION, EXC_PF, true },
 		{ EVENT_EXCEPTION, EXC_BP, false }, { EVENT_SOFT, 0x40, false },
 	};
 
@@ -707,7 +708,8 @@ TEST(interp_delivers_the_event_that_another_engine_had_begun)
 		k->s->seg[SEG_CS].sel = KIT_CODE >> 4;
 		k->s->gpr[RSP] = 0x7000;
 		st32(k->ram + 4 * row[i].vector, 0x5000);
-		memcpy(k->ram + 0x5000, (u8[]){ 0xfe, 0x06, 0x00, 0x60, 0xf4 }, 5); /* inc [0x6000]; hlt */
+		/* inc [0x6000]; hlt */
+		memcpy(k->ram + 0x5000, (u8[]){ 0xfe, 0x06, 0x00, 0x60, 0xf4 }, 5);
 		k->s->event_valid = 1;
 		k->s->event_type = row[i].type;
 		k->s->event_vector = row[i].vector;
@@ -751,7 +753,8 @@ TEST(interp_a_full_arena_is_emptied_and_filled_again)
 {
 	struct cpu_kit *k = cpu_kit_new();
 
-	/* 90,000 blocks of two instructions, each jumping on to the next: more than the arena holds. */
+	/* 90,000 blocks of two instructions, each jumping on to the next: more than the arena
+	 * holds. */
 	for (unsigned i = 0; i < 9000; i++) {
 		st32(k->ram + 0x40000 + i * 8, 0xebc0ff40); /* inc eax (with a REX); jmp +3 */
 		k->ram[0x40000 + i * 8 + 4] = 3;

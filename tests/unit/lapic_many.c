@@ -5,7 +5,8 @@
 #include "../../vcpu.h"
 #include "../test.h"
 
-enum { CPUS = 64, MSR_BASE = 0x1b, MSR_TPR = 0x808, MSR_LDR = 0x80d, MSR_SVR = 0x80f, MSR_ICR = 0x830 };
+enum { CPUS = 64, MSR_BASE = 0x1b, MSR_TPR = 0x808, MSR_LDR = 0x80d, MSR_SVR = 0x80f,
+	MSR_ICR = 0x830 };
 enum { VECTOR = 0x50, LOWEST = 1 << 8, LOGICAL = 1 << 11, ALL = 2 << 18, OTHERS = 3 << 18 };
 
 static void no_kick(struct vcpu *v)
@@ -28,7 +29,8 @@ static void machine(void)
 	env.loop = loop_new(&lock, true, &e);
 	for (u32 i = 0; i < CPUS; i++) {
 		cpu[i] = &cpus[i];
-		cpus[i] = (struct vcpu){ .index = i, .apic_id = i, .eng = &fake_engine, .env = &env };
+		cpus[i] = (struct vcpu){ .index = i, .apic_id = i, .eng = &fake_engine,
+			.env = &env };
 		cpus[i].apic = lapic_new(&cpus[i], &env);
 		OK(lapic_rdmsr(cpus[i].apic, MSR_BASE, &base));
 		OK(lapic_wrmsr(cpus[i].apic, MSR_BASE, base | 0xc00));

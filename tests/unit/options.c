@@ -58,8 +58,8 @@ TEST(options_sizes_have_units_and_limits)
 		u64 bytes;
 	} good[] = { { "512", 512 * MIB }, { "512M", 512 * MIB }, { "2G", 2 * GIB },
 		     { "2097152K", 2 * GIB }, { "1g", GIB }, { "1GB", GIB }, { "0x40", 64 * MIB } };
-	static const char *const bad[] = { "0", "1T1", "", "-1", "1X", "M", "1.5G", "99999999999999999999",
-					   "18446744073709551615T", "1", "3K", "2049K", "1025G" };
+	static const char *const bad[] = { "0", "1T1", "", "-1", "1X", "M", "1.5G",
+		"99999999999999999999", "18446744073709551615T", "1", "3K", "2049K", "1025G" };
 
 	for (size_t i = 0; i < ARRAY_LEN(good); i++) {
 		EQ(PARSE("-k", "k", "--mem", good[i].text), 0);
@@ -97,7 +97,8 @@ TEST(options_mistakes_are_named_in_one_line)
 	refused(PARSE("-k", "k", "--cpus", "0"), "1 to 64");
 	refused(PARSE("-k", "k", "--cpus", "65"), "1 to 64");
 	refused(PARSE("-k", "k", "--cpus", "2x"), "1 to 64");
-	refused(PARSE("-k", "k", "--stop-timeout", "3601"), "--stop-timeout: \"3601\" is not a number from 0 to 3600");
+	refused(PARSE("-k", "k", "--stop-timeout", "3601"),
+		"--stop-timeout: \"3601\" is not a number from 0 to 3600");
 	refused(PARSE("-k", "k", "--accel", "vmx"), "none of auto,kvm,tcg,interp");
 	refused(PARSE("-k", "k", "--accel", "kvm,"), "none of");
 	refused(PARSE("-k", "k", "--serial", "tcp"), "none of");
@@ -113,7 +114,8 @@ TEST(options_fw_cfg_takes_a_name_and_a_file_or_a_text)
 	struct err e;
 
 	EQ(options_parse(&c, (char *[]){ "mvm", "-k", "k", "--fw-cfg", "name=opt/a,string=b,c",
-					 "--fw_cfg=opt/d,file=/e", "--fw-cfg", "opt/f,string=", NULL },
+					 "--fw_cfg=opt/d,file=/e", "--fw-cfg", "opt/f,string=",
+					 NULL },
 			 &e), 0);
 	EQ(c.fw_files, 3);
 	OK(!strcmp(c.fw_file[0].name, "opt/a") && !strcmp(c.fw_file[0].text, "b,c"));

@@ -19,7 +19,8 @@
 #include "../../seccomp/filter.h"
 #include "../test.h"
 
-enum { LOOP = 1, TCG = 2, KVM = 4, DISK = 8, WATCH = 16, VCPU = TCG | KVM, RUN = LOOP | VCPU | DISK };
+enum { LOOP = 1, TCG = 2, KVM = 4, DISK = 8, WATCH = 16, VCPU = TCG | KVM,
+	RUN = LOOP | VCPU | DISK };
 enum { SYSCALLS_MAX = 512 };
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_READ 22
@@ -151,7 +152,8 @@ TEST(seccomp_nobody_may_open_or_start_anything)
 	EQ(FILTER_DIE, SYS_seccomp);
 }
 
-/* The promise is for threads: 8 calls for a vCPU's, 14 for the loop's and the disks', 24 for all. */
+/* The promise is for threads: 8 calls for a vCPU's, 14 for the loop's and the disks', 24 for
+ * all. */
 TEST(seccomp_lists_are_short)
 {
 	static const u32 most[FILTER_NR] = { 14, 8, 8, 14, 14 };
@@ -171,7 +173,8 @@ TEST(seccomp_lists_are_short)
 			any[nr] |= has;
 		}
 		printf("seccomp: %s: %u system calls\n",
-		       t == FILTER_KVM ? "vcpu (KVM)" : filter_thread_name((enum filter_thread)t), n);
+		       t == FILTER_KVM ? "vcpu (KVM)" : filter_thread_name((enum filter_thread)t),
+		       n);
 		OK(n <= most[t]);
 	}
 	printf("seccomp: all together: %u\n", all);

@@ -38,7 +38,8 @@ static bool self_wanted(const struct op *op)
 
 	return f == exec_MUL || f == exec_IMUL1 || f == exec_MULX || f == exec_XCHG ||
 	       f == exec_XADD || f == exec_CMPXCHG || f == exec_CMPXCHG8B || f == exec_CMPXCHG16B ||
-	       f == exec_NOP || f == exec_CLD || f == exec_PUSHF || f == exec_POPF || f == exec_CLI ||
+	       f == exec_NOP || f == exec_CLD || f == exec_PUSHF || f == exec_POPF ||
+	       f == exec_CLI ||
 	       f == exec_STI || f == exec_MOV_FROM_SREG || f == exec_BT_MEM || f == exec_BTS_MEM ||
 	       f == exec_BTR_MEM || f == exec_BTC_MEM;
 }
@@ -422,7 +423,8 @@ static void add_stride(struct program *p)
 	case 16: ADD(p, 0x48, 0x8b, 0x15, at, 0, 0, 0); break; /* mov rdx, [rip + at] */
 	case 17: ADD(p, 0xf0, 0x4c, 0x0f, 0xc1, 0x0f); break; /* lock xadd [rdi], r9 */
 	case 18: ADD(p, 0x48, 0x8b, 0x06, 0x48, 0x83, 0xc6, 0); break; /* mov rax, [rsi] */
-	default: ADD(p, 0x4d, 0x89, 0xfb, 0x4d, 0x01, 0x1a); break; /* mov r11, r15; add [r10], r11 */
+	/* mov r11, r15; add [r10], r11 */
+	default: ADD(p, 0x4d, 0x89, 0xfb, 0x4d, 0x01, 0x1a); break;
 	}
 }
 
@@ -743,7 +745,8 @@ TEST(trans_locks_unless_the_vcpu_is_alone_and_devices_fence_for_it)
 }
 
 /* Offsets of what a guest and a device share, each in a line of its own. */
-enum { DRIVERS = 0, DEVICES = 0x40, GO = 0x80, DRIVER_SAW = 0xc0, DONE = 0x100, LITMUS_ROUNDS = 500 };
+enum { DRIVERS = 0, DEVICES = 0x40, GO = 0x80, DRIVER_SAW = 0xc0, DONE = 0x100,
+	LITMUS_ROUNDS = 500 };
 
 static void *litmus_guest(void *arg)
 {
@@ -844,7 +847,8 @@ TEST(trans_sti_lets_a_waiting_interrupt_in_after_one_more_instruction)
 
 TEST(trans_serialising_instructions_look_at_what_others_told)
 {
-	static const u8 code[][3] = { { 0x0f, 0x01, 0xe8 }, { 0x0f, 0xa2, 0x90 } }; /* SERIALIZE, CPUID */
+	/* SERIALIZE, CPUID */
+	static const u8 code[][3] = { { 0x0f, 0x01, 0xe8 }, { 0x0f, 0xa2, 0x90 } };
 
 	for (unsigned i = 0; i < ARRAY_LEN(code); i++) {
 		struct cpu_kit *k = cpu_kit_new();

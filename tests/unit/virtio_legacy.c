@@ -1,11 +1,12 @@
-/* Tests of devices/virtio/legacy.c: a toy disk with two queues behind the host bridge, driven as drivers
- * from before virtio 1.0 do (virtio 1.2 §4.1.4.10, §3.1.2). */
+/* Tests of devices/virtio/legacy.c: a toy disk with two queues behind the host bridge, driven as
+ * drivers from before virtio 1.0 do (virtio 1.2 §4.1.4.10, §3.1.2). */
 #include "pci_kit.h"
 
-enum { FEATURES = 0, DRIVER_FEATURES = 4, PAGE = 8, SIZE = 12, SELECT = 14, NOTIFY = 16, STATUS = 18,
-       ISR = 19, CONFIG_VECTOR = 20, QUEUE_VECTOR = 22 };
+enum { FEATURES = 0, DRIVER_FEATURES = 4, PAGE = 8, SIZE = 12, SELECT = 14, NOTIFY = 16,
+	STATUS = 18, ISR = 19, CONFIG_VECTOR = 20, QUEUE_VECTOR = 22 };
 enum { QUEUE = 0x4000, QSIZE = 16, DATA = 0x10000, MSI_ADDR = 0xfee00000 };
-/* Where a ring of 16 at QUEUE has its parts: descriptors, 256 bytes; then avail; used on the next page. */
+/* Where a ring of 16 at QUEUE has its parts: descriptors, 256 bytes; then avail; used on the next
+ * page. */
 enum { AVAIL = QUEUE + QSIZE * 16, USED = QUEUE + 0x1000 };
 enum { KICKED = VSTATUS_ACKNOWLEDGE | VSTATUS_DRIVER };
 
