@@ -30,7 +30,7 @@ FUZZ_NAMES := $(filter-out kit replay,$(basename $(notdir $(sort $(wildcard test
 
 obj = $(patsubst %.c,$(O)/obj/%.o,$(1))
 LIB_OBJ := $(call obj,$(LIB_SRC)) $(if $(SAN),$(O)/obj/tools/san_shim.o,$(O)/obj/tools/start.o \
-	$(O)/obj/tools/libc_shim.o $(O)/obj/tools/zstd_legacy.o)
+	$(O)/obj/tools/libc_shim.o $(O)/obj/tools/printf.o $(O)/obj/tools/zstd_legacy.o)
 GUESTS := $(patsubst tests/guest/%.S,$(O)/guest-tests/%.elf,$(sort $(wildcard tests/guest/*.S)))
 REPLAYS := $(FUZZ_NAMES:%=$(O)/fuzz/%-replay)
 FUZZERS := $(FUZZ_NAMES:%=$(O)/fuzz/%)
@@ -54,7 +54,8 @@ CFLAGS := $(COMMON) $(WARN) -Werror -fPIE -isystem $(O)/inc \
 MUSL := /usr/lib/x86_64-linux-musl
 gccfile = $(shell gcc -print-file-name=$(1))
 LINK = gcc -static-pie -nostdlib -Wl,-z,relro,-z,now,-z,noexecstack,-z,separate-code,-z,pack-relative-relocs \
-	-Wl,--gc-sections,--build-id=sha1,--no-eh-frame-hdr,-Map=$@.map -o $@ $(MUSL)/crti.o $(call gccfile,crtbeginS.o) \
+	-Wl,--gc-sections,--build-id=sha1,--no-eh-frame-hdr,-Map=$@.map,-T,tools/link.ld -o $@ \
+	$(MUSL)/crti.o $(call gccfile,crtbeginS.o) \
 	$(filter %.o,$^) -L$(MUSL) -L/usr/lib/x86_64-linux-gnu $(LIBS:-l%=-l:lib%.a) \
 	-Wl,--start-group -lc -lgcc -lgcc_eh -Wl,--end-group $(call gccfile,crtendS.o) $(MUSL)/crtn.o
 else
@@ -223,13 +224,20 @@ $(O)/gen/seccomp_filters.h: $(O)/seccomp-gen
 	$(Q)mkdir -p $(@D)
 	$(Q)$< >$@
 
+# What runs once, or for nobody who measures, is made small.
+COLD := main.c options.c board.c machine.c kvm_probe.c kvm_cpuid.c state.c $(wildcard boot/*.c seccomp/*.c) \
+	$(addprefix tcg/,task.c text.c stats.c perfmap.c) $(addprefix tools/,libc_shim.c printf.c zstd_legacy.c)
+ifneq ($(filter -O2,$(OPT)),)
+$(call obj,$(COLD)): CFLAGS += -Os
+endif
+
 # It runs before the canary is set and before the image is relocated.
 $(O)/obj/tools/start.o: CFLAGS += -fno-stack-protector
 
 $(O)/obj/seccomp/filter.o $(O)/fuzz-obj/seccomp/filter.o: | $(O)/gen/seccomp_filters.h
 
 # --- link -----------------------------------------------------------------------------------------
-$(O)/mvm.debug: $(call obj,main.c) $(LIB_OBJ)
+$(O)/mvm.debug: $(call obj,main.c) $(LIB_OBJ) tools/link.ld
 	$(call say,LINK,$@)
 	$(Q)$(LINK)
 

@@ -25,10 +25,9 @@
  * Sources: SDM vol 2 "CPUID"; AMD APM vol 3 appendix E; Linux
  * Documentation/virt/kvm/x86/cpuid.rst. */
 #include <fcntl.h>
-#include <inttypes.h>
 #include <linux/perf_event.h>
 #include <pthread.h>
-#include <stdio.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -527,7 +526,7 @@ static u64 tsc_khz_cpuinfo(void)
 	char text[2048], *at;
 	int fd = open("/proc/cpuinfo", O_RDONLY | O_CLOEXEC);
 	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-	u64 mhz = 0, khz = 0;
+	u64 mhz;
 
 	if (fd >= 0)
 		close(fd);
@@ -536,9 +535,10 @@ static u64 tsc_khz_cpuinfo(void)
 	text[n] = 0;
 	at = strstr(text, "cpu MHz");
 	at = at ? strchr(at, ':') : NULL;
-	if (!at || sscanf(at, ": %" SCNu64 ".%3" SCNu64, &mhz, &khz) != 2)
+	mhz = at ? strtoull(at + 1, &at, 10) : 0;
+	if (!mhz || *at != '.') /* three digits follow, the kernel has always said */
 		return 0;
-	return mhz * 1000 + khz;
+	return mhz * 1000 + strtoull(at + 1, NULL, 10);
 }
 
 /* By the host kernel's word if a short measurement confirms it, else by a long measurement. */
