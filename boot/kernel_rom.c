@@ -67,16 +67,17 @@ __asm__(
 "fail:	add $12, %sp\n"
 "	int $0x18\n"                          /* the next boot device */
 
-"	.balign 4\n"
+"	.skip 512 - 4 * 16 - (. - kernel_rom)\n"
 "kernel_rom_descs:\n"
 "	.skip 4 * 16\n"
 "kernel_rom_end:\n"
 "	.code64\n"
 "	.popsection\n");
 
-extern const u8 kernel_rom[], kernel_rom_descs[], kernel_rom_end[];
+enum { ROM_BYTES = 512, ROM_DESCS = ROM_BYTES - 4 * 16 };
+enum { ROM_SUM = 7 }; /* bytes 6 to 17h are the maker's own */
 
-enum { ROM_BYTES = 512, ROM_SUM = 7 }; /* bytes 6 to 17h are the maker's own */
+extern const u8 kernel_rom[ROM_BYTES];
 
 static void put_desc(u8 *p, u16 key, u64 addr, u64 len)
 {
@@ -90,11 +91,10 @@ static void put_desc(u8 *p, u16 key, u64 addr, u64 len)
 void firmware_add_kernel_rom(struct firmware *f, const struct loader *l,
 			     const struct linux_header *h)
 {
-	u8 rom[ROM_BYTES] = { 0 };
-	u8 *desc = rom + (kernel_rom_descs - kernel_rom);
+	u8 rom[ROM_BYTES], *desc = rom + ROM_DESCS;
 
-	ASSERT(kernel_rom_end - kernel_rom <= ROM_BYTES && LOW_REAL_MODE == 0x10000);
-	memcpy(rom, kernel_rom, (size_t)(kernel_rom_end - kernel_rom));
+	ASSERT(LOW_REAL_MODE == 0x10000);
+	memcpy(rom, kernel_rom, sizeof rom);
 	put_desc(desc, FWCFG_SETUP_DATA, LOW_REAL_MODE, h->setup_len);
 	put_desc(desc + 16, FWCFG_KERNEL_DATA, LINUX_LOAD_HIGH, h->code_len);
 	put_desc(desc + 32, FWCFG_CMDLINE_DATA, LOW_CMDLINE, l->cmdline_len + 1);

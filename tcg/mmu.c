@@ -765,9 +765,8 @@ void mmu_code_added(struct tcg_cpu *c, gpa_t gpa, u32 len)
 	bool rom;
 	_Atomic u64 *w = code_map_word(c->code, gpa);
 
-	if (!w || atomic_fetch_or(
-			  w, code_map_span(gpa, len))) /* not memory, or nobody has write entries */
-		return;
+	if (!w || atomic_fetch_or(w, code_map_span(gpa, len)))
+		return; /* not memory, or nobody has write entries */
 	each_writer(c, phys_ptr(c, ALIGN_DOWN(gpa, PAGE_SIZE), &rom), drop_writer);
 	if (env->nr_vcpus < 2)
 		return;
@@ -786,11 +785,9 @@ static void drop_if_code(struct tcg_cpu *c, struct view *v, unsigned slot, const
 
 		if (off >= m->region[i].bytes)
 			continue;
-		gpa_t gpa = m->region[i].gpa + off;
-
-		if (code_map_hit(c->code, gpa, PAGE_SIZE)) {
+		if (code_map_hit(c->code, m->region[i].gpa + off, PAGE_SIZE)) {
 			view_drop(v, slot);
-			interp_invalidate(c, gpa, PAGE_SIZE);
+			interp_invalidate(c, m->region[i].gpa + off, PAGE_SIZE);
 		}
 		return;
 	}
