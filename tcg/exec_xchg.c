@@ -18,49 +18,6 @@ static u64 xchg_host(void *p, unsigned size, u64 val)
 	}
 }
 
-/* Load and store at lin what no single host instruction can, under the lock. */
-static bool exchange_split(struct tcg_cpu *c, gva_t lin, unsigned size, u64 *old,
-			   u64 (*fn)(struct tcg_cpu *, const struct insn *, u64, u64),
-			   const struct insn *in, u64 b)
-{
-	u16 cc = c->cc;
-	bool ok;
-
-	fp_leave(c);
-	split_lock();
-	ok = lin_load(c, lin, size, old) && lin_store(c, lin, size, fn ? fn(c, in, *old, b) : b);
-	split_unlock();
-	if (!ok)
-		c->cc = cc;
-	return ok;
-}
-
-HANDLER exec_XCHG(struct tcg_cpu *c, const struct insn *in)
-{
-	unsigned size = in->opd[0].size;
-	u64 a, b;
-	gva_t lin;
-	void *host;
-	gpa_t code;
-
-	opd_load(c, in, 1, &b);
-	if (in->opd[0].kind != OPD_MEM) {
-		opd_load(c, in, 0, &a);
-		opd_store(c, in, 0, b);
-		opd_store(c, in, 1, a);
-		return in + 1;
-	}
-	if (!insn_lin(c, in, size, ACC_W, &lin) || !lin_host_code(c, lin, size, &host, &code))
-		return insn_fault(c, in);
-	if (host)
-		a = xchg_host(host, size, b);
-	else if (!exchange_split(c, lin, size, &a, NULL, in, b))
-		return insn_fault(c, in);
-	lin_wrote(c, code, size);
-	opd_store(c, in, 1, a);
-	return in + 1;
-}
-
 static u64 xadd_host(void *p, unsigned size, u64 val)
 {
 	switch (size) {
@@ -71,7 +28,33 @@ static u64 xadd_host(void *p, unsigned size, u64 val)
 	}
 }
 
-HANDLER exec_XADD(struct tcg_cpu *c, const struct insn *in)
+static u64 exchanged(struct tcg_cpu *c, const struct insn *in, u64 a, u64 b)
+{
+	return b;
+}
+
+/* Load and store at lin what no single host instruction can, under the lock. */
+static bool exchange_split(struct tcg_cpu *c, gva_t lin, unsigned size, u64 *old,
+			   u64 (*fn)(struct tcg_cpu *, const struct insn *, u64, u64),
+			   const struct insn *in, u64 b)
+{
+	u16 cc = c->cc;
+	bool ok;
+
+	fp_leave(c);
+	split_lock();
+	ok = lin_load(c, lin, size, old) && lin_store(c, lin, size, fn(c, in, *old, b));
+	split_unlock();
+	if (!ok)
+		c->cc = cc;
+	return ok;
+}
+
+/* The first operand's old value goes to the second, and what fn makes of both, with the flags, to
+ * the first; the host's own instruction does it on plain memory. */
+static always_inline HANDLER exchange(struct tcg_cpu *c, const struct insn *in,
+				      u64 (*host_fn)(void *, unsigned, u64),
+				      u64 (*fn)(struct tcg_cpu *, const struct insn *, u64, u64))
 {
 	unsigned size = in->opd[0].size;
 	u64 a, b;
@@ -83,20 +66,30 @@ HANDLER exec_XADD(struct tcg_cpu *c, const struct insn *in)
 	if (in->opd[0].kind != OPD_MEM) {
 		opd_load(c, in, 0, &a);
 		opd_store(c, in, 1, a);
-		opd_store(c, in, 0, exec_ADD(c, in, a, b)); /* last: wins if both are the same */
+		opd_store(c, in, 0, fn(c, in, a, b)); /* last: wins if both are the same */
 		return in + 1;
 	}
 	if (!insn_lin(c, in, size, ACC_W, &lin) || !lin_host_code(c, lin, size, &host, &code))
 		return insn_fault(c, in);
 	if (host) {
-		a = xadd_host(host, size, b);
-		exec_ADD(c, in, a, b);
-	} else if (!exchange_split(c, lin, size, &a, exec_ADD, in, b)) {
+		a = host_fn(host, size, b);
+		fn(c, in, a, b);
+	} else if (!exchange_split(c, lin, size, &a, fn, in, b)) {
 		return insn_fault(c, in);
 	}
 	lin_wrote(c, code, size);
 	opd_store(c, in, 1, a);
 	return in + 1;
+}
+
+HANDLER exec_XCHG(struct tcg_cpu *c, const struct insn *in)
+{
+	return exchange(c, in, xchg_host, exchanged);
+}
+
+HANDLER exec_XADD(struct tcg_cpu *c, const struct insn *in)
+{
+	return exchange(c, in, xadd_host, exec_ADD);
 }
 
 /* CMPXCHG on a host object: rAX is compared and maybe replaced, whole registers as the host has

@@ -3,40 +3,20 @@
 #include "../../irq.h"
 
 #include "../../devices/chipset.h"
-#include "../../devices/lapic.h"
-#include "../../vcpu.h"
-#include "../test.h"
+#include "apic_kit.h"
 
-enum { CPUS = 2, SVR = 0xf0, EOI = 0xb0, LINT0 = 0x350 };
-
-static void no_kick(struct vcpu *v)
-{
-}
-
-static const struct engine fake_engine = { .name = "fake", .kick = no_kick };
-static struct vcpu cpus[CPUS], *cpu[CPUS];
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct irqchip chip = { .ops = &irqchip_user_ops, .vcpus = cpu, .nr_vcpus = CPUS };
-static struct engine_env env = {
-	.chip = &chip, .lock = &lock, .vcpus = cpu, .nr_vcpus = CPUS, .tsc_khz = 1000000
-};
+enum { CPUS = 2, EOI = 0xb0, LINT0 = 0x350 };
 
 static void machine(void)
 {
 	struct device wires = { .irq = { { &chip, 0 } } };
 	struct err e;
 
-	env.loop = loop_new(&lock, true, &e);
+	apics_open(CPUS);
 	chip.pic = device_new(&pic_ops, &wires, &e);
 	chip.ioapic = device_new(&ioapic_ops, &wires, &e);
-	for (int i = 0; i < CPUS; i++) {
-		cpu[i] = &cpus[i];
-		cpus[i] = (struct vcpu){
-			.index = (u32)i, .apic_id = (u32)i, .eng = &fake_engine, .env = &env
-		};
-		cpus[i].apic = lapic_new(&cpus[i], &env);
-		lapic_mmio_write(cpus[i].apic, SVR, 0x1ff);
-	}
+	for (int i = 0; i < CPUS; i++)
+		lapic_mmio_write(cpus[i].apic, APIC_SVR, APIC_ON);
 }
 
 static struct irq_line line(u32 gsi)

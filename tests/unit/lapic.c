@@ -1,11 +1,6 @@
 /* lapic.c - local APICs of a machine whose CPUs do not run: requests are what they would see. */
-#include "../../devices/lapic.h"
-
-#include <pthread.h>
-
 #include "../../devices/chipset.h"
-#include "../../vcpu.h"
-#include "../test.h"
+#include "apic_kit.h"
 
 enum {
 	CPUS = 4,
@@ -38,20 +33,7 @@ enum {
 };
 enum { OTHERS = 3 << 18, ALL = 2 << 18, SELF = 1 << 18, LOGICAL = 1 << 11 };
 
-static void no_kick(struct vcpu *v)
-{
-}
-
-static const struct engine fake_engine = { .name = "fake", .kick = no_kick };
-
-/* A fresh machine for every test: each runs in its own process. */
-static struct vcpu cpus[CPUS], *cpu[CPUS];
 static struct lapic *apic[CPUS];
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct irqchip chip = { .ops = &irqchip_user_ops, .vcpus = cpu, .nr_vcpus = CPUS };
-static struct engine_env env = {
-	.chip = &chip, .lock = &lock, .vcpus = cpu, .nr_vcpus = CPUS, .tsc_khz = 2000000
-};
 
 static u32 get(int i, u32 reg)
 {
@@ -65,16 +47,10 @@ static void put(int i, u32 reg, u32 val)
 
 static void machine(void)
 {
-	struct err e;
-
-	env.loop = loop_new(&lock, true, &e);
+	apics_open(CPUS);
 	for (int i = 0; i < CPUS; i++) {
-		cpu[i] = &cpus[i];
-		cpus[i] = (struct vcpu){
-			.index = (u32)i, .apic_id = (u32)i, .eng = &fake_engine, .env = &env
-		};
-		cpus[i].apic = apic[i] = lapic_new(&cpus[i], &env);
-		put(i, SVR, 0x1ff);
+		apic[i] = cpus[i].apic;
+		put(i, SVR, APIC_ON);
 	}
 }
 
@@ -296,10 +272,10 @@ TEST(lapic_lowest_priority_goes_to_the_least_busy)
 		put(i, LDR, 0xff000000);
 		put(i, TPR, i == 2 ? 0x10 : 0x20);
 	}
-	lapic_route(cpu, CPUS, 0xff, true, 1, 0x50, false);
+	lapic_route(env.vcpus, CPUS, 0xff, true, 1, 0x50, false);
 	EQ(who_got(0x50), 4);
 	put(2, SVR, 0xff);
-	lapic_route(cpu, CPUS, 0xff, true, 1, 0x50, false);
+	lapic_route(env.vcpus, CPUS, 0xff, true, 1, 0x50, false);
 	OK(who_got(0x50) & 0xb);
 }
 
@@ -575,10 +551,10 @@ TEST(lapic_base_transitions)
 	OK(lapic_wrmsr(apic[0], BASE, 0xfee00d00));
 	EQ(lapic_base(apic[0]), ~0ull);
 	OK(!lapic_wrmsr(apic[0], BASE, 0xfee00900)); /* no way straight back */
-	cpuid_query(cpu[0], 1, 0, &o);
+	cpuid_query(&cpus[0], 1, 0, &o);
 	OK(o.edx >> 9 & 1);
 	OK(lapic_wrmsr(apic[0], BASE, 0xfee00100));
-	cpuid_query(cpu[0], 1, 0, &o);
+	cpuid_query(&cpus[0], 1, 0, &o);
 	OK(!(o.edx >> 9 & 1)); /* switched off is not there */
 	OK(!lapic_wrmsr(apic[0], BASE, 0xfee00d00)); /* nor from off to x2APIC */
 	deliver(0, 0x40);
@@ -708,7 +684,7 @@ enum { DELIVERIES = 20000 };
 static void *sender(void *arg)
 {
 	for (int i = 0; i < DELIVERIES; i++)
-		lapic_route(cpu, CPUS, 0, false, 0, (u8)(0x20 + i % 0xd0), false);
+		lapic_route(env.vcpus, CPUS, 0, false, 0, (u8)(0x20 + i % 0xd0), false);
 	return arg;
 }
 

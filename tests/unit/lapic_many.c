@@ -1,40 +1,19 @@
 /* lapic_many.c - interprocessor interrupts among 64 CPUs in x2APIC mode, four clusters of 16. */
-#include <pthread.h>
-
-#include "../../devices/lapic.h"
-#include "../../vcpu.h"
-#include "../test.h"
+#include "apic_kit.h"
 
 enum { CPUS = 64, MSR_BASE = 0x1b, MSR_TPR = 0x808, MSR_LDR = 0x80d, MSR_SVR = 0x80f,
 	MSR_ICR = 0x830 };
 enum { VECTOR = 0x50, LOWEST = 1 << 8, LOGICAL = 1 << 11, ALL = 2 << 18, OTHERS = 3 << 18 };
 
-static void no_kick(struct vcpu *v)
-{
-}
-
-static const struct engine fake_engine = { .name = "fake", .kick = no_kick };
-static struct vcpu cpus[CPUS], *cpu[CPUS];
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct irqchip chip = { .ops = &irqchip_user_ops, .vcpus = cpu, .nr_vcpus = CPUS };
-static struct engine_env env = {
-	.chip = &chip, .lock = &lock, .vcpus = cpu, .nr_vcpus = CPUS, .tsc_khz = 2000000
-};
-
 static void machine(void)
 {
-	struct err e;
 	u64 base;
 
-	env.loop = loop_new(&lock, true, &e);
+	apics_open(CPUS);
 	for (u32 i = 0; i < CPUS; i++) {
-		cpu[i] = &cpus[i];
-		cpus[i] = (struct vcpu){ .index = i, .apic_id = i, .eng = &fake_engine,
-			.env = &env };
-		cpus[i].apic = lapic_new(&cpus[i], &env);
 		OK(lapic_rdmsr(cpus[i].apic, MSR_BASE, &base));
 		OK(lapic_wrmsr(cpus[i].apic, MSR_BASE, base | 0xc00));
-		OK(lapic_wrmsr(cpus[i].apic, MSR_SVR, 0x1ff));
+		OK(lapic_wrmsr(cpus[i].apic, MSR_SVR, APIC_ON));
 	}
 }
 

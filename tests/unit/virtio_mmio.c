@@ -3,61 +3,11 @@
 #include <unistd.h>
 
 #include "../conform/virtio_driver.h"
-
-/* --- a kind with two queues and eight bytes of configuration ---------------------------------- */
-static u32 toy_notified[2], toy_dropped;
-
-static void toy_notify(struct vdev *v, struct vq *q)
-{
-	static struct chain c;
-	int rc;
-
-	toy_notified[q - v->vq]++;
-	while ((rc = vq_pop(q, &c)) > 0)
-		vq_push(q, &c, 0);
-	if (rc < 0)
-		vdev_broken(v, "toy");
-	vq_signal(v, q);
-}
-
-static void toy_config_reset(struct vdev *v)
-{
-	for (u8 i = 0; i < 8; i++)
-		v->s.config[i] = 0x10 + i;
-}
-
-static void toy_config_write(struct vdev *v, u32 off, unsigned size, u64 val)
-{
-	if (off == 4 && size == 2)
-		st16(v->s.config + 4, (u16)val);
-}
-
-static void toy_drop(struct vdev *v, struct vq *q)
-{
-	toy_dropped++;
-}
-
-static int toy_init(struct vdev *v, struct err *e)
-{
-	v->features = BIT(3);
-	return 0;
-}
-
-static const struct vdev_ops toy_ops = {
-	.id = 0x51,
-	.queues = 2,
-	.queue_max = 16,
-	.config_len = 8,
-	.init = toy_init,
-	.notify = toy_notify,
-	.config_write = toy_config_write,
-	.config_reset = toy_config_reset,
-	.drop = toy_drop,
-};
+#include "../conform/virtio_toy.h"
 
 static int toy_mmio_init(struct device *dev, struct err *e)
 {
-	return vmmio_init(dev, &toy_ops, e);
+	return vmmio_init(dev, &toy_vops, e);
 }
 
 static const struct device_ops toy_mmio_ops = {

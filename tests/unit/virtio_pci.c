@@ -1,5 +1,6 @@
 /* Tests of devices/virtio/pci.c: a toy device with two queues behind the host bridge, driven as
  * §4.1 tells a driver to. */
+#include "../conform/virtio_toy.h"
 #include "pci_kit.h"
 
 enum {
@@ -24,49 +25,6 @@ enum { T_COMMON = 1, T_NOTIFY = 2, T_ISR = 3, T_DEVICE = 4, T_PCI = 5 };
 enum { DESC = 0x1000, AVAIL = 0x2000, USED = 0x3000, DATA = 0x10000, QSIZE = 8 };
 enum { MSI_ADDR = 0xfee00000, NO_VECTOR = 0xffff };
 
-static u32 toy_notified[2];
-
-static int toy_init(struct vdev *v, struct err *e)
-{
-	v->features = BIT(3);
-	return 0;
-}
-
-static void toy_notify(struct vdev *v, struct vq *q)
-{
-	struct chain c;
-	int rc;
-
-	toy_notified[q - v->vq]++;
-	while ((rc = vq_pop(q, &c)) > 0)
-		vq_push(q, &c, 0);
-	if (rc < 0)
-		vdev_broken(v, "bad chain");
-	vq_signal(v, q);
-}
-
-static void toy_config_write(struct vdev *v, u32 off, unsigned size, u64 val)
-{
-	memcpy(v->s.config + off, &val, size);
-}
-
-static void toy_config_reset(struct vdev *v)
-{
-	for (u32 i = 0; i < 8; i++)
-		v->s.config[i] = (u8)(0x10 + i);
-}
-
-static const struct vdev_ops toy_vops = {
-	.id = 0x51,
-	.queues = 2,
-	.queue_max = 16,
-	.config_len = 8,
-	.init = toy_init,
-	.notify = toy_notify,
-	.config_write = toy_config_write,
-	.config_reset = toy_config_reset,
-};
-
 static int toy_pci_init(struct device *dev, struct err *e)
 {
 	return vpci_init(dev, &toy_vops, e);
@@ -80,8 +38,7 @@ static const struct device_ops toy_ops = {
 	VPCI_DEVICE_OPS,
 };
 
-/* --- a driver -----------------------------------------------------------------------------------
- */
+/* --- a driver --------------------------------------------------------------------------------- */
 static struct pci_kit k;
 static struct vdev *v;
 static u64 common, isr, device, notify, msix;
