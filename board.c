@@ -230,7 +230,7 @@ static int board_virtio(struct machine *m, const struct virtio_kind *kind, const
 	return rc;
 }
 
-static int board_disks(struct machine *m, struct err *e)
+static int board_images(struct machine *m, struct err *e)
 {
 	int rc = 0;
 
@@ -239,11 +239,8 @@ static int board_disks(struct machine *m, struct err *e)
 		struct image_opts opts = { .path = d->path, .ro = d->ro, .direct = d->direct };
 
 		rc = image_open(&m->image[i], &opts, e);
-		if (rc < 0)
-			break;
 		m->blk[i].image = m->image[i];
 		snprintf(m->blk[i].serial, sizeof m->blk[i].serial, "%s", d->id);
-		rc = board_virtio(m, &virtio_blk, d->id, &m->blk[i], e);
 	}
 	return rc;
 }
@@ -256,11 +253,21 @@ struct device *board_find(const struct machine *m, const struct device_ops *ops)
 	return NULL;
 }
 
-/* A kernel that we load finds virtio-mmio slots in the ACPI tables, at no cost; firmware looks for
- * disks on PCI. */
-static bool board_wants_pci(const struct config *cfg)
+/* Firmware looks for disks on PCI.  A kernel that we load finds virtio-mmio slots in the ACPI tables at no
+ * cost, if it has the driver; a PCI bus it has to probe. */
+static bool board_wants_pci(struct machine *m)
 {
-	return cfg->transport >= TRANSPORT_PCI || (cfg->transport == TRANSPORT_AUTO && cfg->bios);
+	const struct config *cfg = m->cfg;
+
+	if (cfg->transport != TRANSPORT_AUTO)
+		return cfg->transport >= TRANSPORT_PCI;
+	if (cfg->bios)
+		return true;
+	if (!board_looks_at_kernel(cfg) || boot_drivers(&m->boot, &m->mem) != DRIVER_PCI)
+		return false;
+	log_dbg("board", "virtio devices are on PCI: no virtio_mmio driver was found in kernel and "
+		"initrd");
+	return true;
 }
 
 /* What firmware would do: BARs, and the 8259 inputs of PCI level-triggered.  SeaBIOS places the
@@ -288,6 +295,23 @@ static int board_fw_cfg(struct machine *m, struct err *e)
 	return board_chip(m, fw_cfg_board, ARRAY_LEN(fw_cfg_board), e);
 }
 
+bool board_looks_at_kernel(const struct config *cfg)
+{
+	return cfg->transport == TRANSPORT_AUTO && !cfg->bios && (cfg->disks || cfg->rng);
+}
+
+int board_attach(struct machine *m, struct err *e)
+{
+	int rc = board_wants_pci(m) ? board_pci(m, e) : 0;
+
+	for (u32 i = 0; i < m->cfg->disks && rc == 0; i++)
+		rc = board_virtio(m, &virtio_blk, m->cfg->disk[i].id, &m->blk[i], e);
+	if (rc == 0 && m->cfg->rng)
+		rc = board_virtio(m, &virtio_rng, "rng0", NULL, e);
+	board_power_on(m);
+	return rc;
+}
+
 int board_build(struct machine *m, struct err *e)
 {
 	int rc = 0;
@@ -302,15 +326,11 @@ int board_build(struct machine *m, struct err *e)
 		return rc;
 	m->chip.pic = board_find(m, &pic_ops);
 	m->chip.ioapic = board_find(m, &ioapic_ops);
-	if (board_wants_pci(m->cfg))
-		rc = board_pci(m, e);
-	if (rc == 0)
-		rc = board_disks(m, e);
-	if (rc == 0 && m->cfg->rng)
-		rc = board_virtio(m, &virtio_rng, "rng0", NULL, e);
-	if (rc == 0 && m->boot.has_fw_cfg) /* last: the tables in it describe the others */
+	rc = board_images(m, e);
+	if (rc == 0 && !board_looks_at_kernel(m->cfg))
+		rc = board_attach(m, e);
+	if (rc == 0 && m->boot.has_fw_cfg) /* last: a firmware's tables in it describe the others */
 		rc = board_fw_cfg(m, e);
-	board_power_on(m);
 	return rc;
 }
 

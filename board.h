@@ -51,8 +51,12 @@ struct machine {
 /* device.request of every device; lock held, any thread. */
 void machine_request(void *ctx, enum device_request req, u32 arg);
 
-/* Create every device and map it.  On failure the caller frees what is in m->dev. */
+/* Open the images, create every device and map it; on failure the caller frees what is in m->dev.  If
+ * the kernel decides how virtio devices are attached, then that is left for board_attach, after the
+ * sandbox's fork: the kernel is unpacked for it. */
 int board_build(struct machine *m, struct err *e);
+bool board_looks_at_kernel(const struct config *cfg);
+int board_attach(struct machine *m, struct err *e);
 void board_free(struct machine *m);
 void board_reset(struct machine *m);
 void board_flush(struct machine *m); /* after quiesce */

@@ -149,7 +149,9 @@ static int machine_load(struct machine *m, struct err *e)
 	int rc;
 
 	cpu_state_reset(&bsp, true);
-	rc = boot_load(&m->boot, &m->mem, &bsp, e);
+	rc = board_looks_at_kernel(m->cfg) ? board_attach(m, e) : 0;
+	if (rc == 0)
+		rc = boot_load(&m->boot, &m->mem, &bsp, e);
 	if (!m->cfg->restart)
 		boot_files_close(&m->boot);
 	trace_mark("kernel loaded");

@@ -318,7 +318,8 @@ static const struct opt opts[] = {
 	  "how a kernel is entered: unpacked by mvm, or by its own 64-bit or real-mode entry "
 	  "(auto)" },
 	{ "transport", 0, NULL, "auto|mmio|pci|pci-transitional", opt_transport, FIELD(transport),
-	  "how virtio devices are attached; auto is mmio for a kernel, pci for firmware (auto); "
+	  "how virtio devices are attached; auto is pci for firmware and for a kernel without a "
+	  "virtio_mmio driver, else mmio (auto); "
 	  "transitional devices also serve drivers from before virtio 1.0" },
 	{ "fw-cfg", 0, "fw_cfg", "NAME,file=PATH|NAME,string=TEXT", opt_fw_cfg, 0,
 	  "file for the firmware configuration device; your own names begin with opt/, and Linux "

@@ -200,19 +200,62 @@ int boot_set_cmdline(struct loader *l, struct err *e)
 	return 0;
 }
 
-static int load_kernel(struct loader *l, struct err *e)
+/* What the kernel's place depends on. */
+static int loader_init(struct loader *l, struct boot_config *c, struct memory *m, struct err *e)
 {
-	int rc = boot_set_cmdline(l, e);
+	int rc;
 
+	l->c = c;
+	l->heap = &c->heap;
+	l->m = m;
+	rc = boot_set_cmdline(l, e);
 	if (rc < 0)
 		return rc;
-	if (l->m->n == 0 || l->m->region[0].gpa != 0 || l->m->region[0].bytes < RAM_MIN_MIB * MIB)
+	if (m->n == 0 || m->region[0].gpa != 0 || m->region[0].bytes < RAM_MIN_MIB * MIB)
 		return err_set(e, -ENOMEM,
 			       "memory: a kernel needs at least %d MiB; give more with --mem",
 			       RAM_MIN_MIB);
-	l->low_top = l->m->region[0].bytes;
-	l->kernel = l->c->kernel_file;
-	l->initrd_room = l->c->initrd_file.len;
+	l->low_top = m->region[0].bytes;
+	l->kernel = c->kernel_file;
+	l->initrd_room = c->initrd_file.len;
+	return 0;
+}
+
+static u32 drivers_built_in(struct loader *l, struct boot_config *c)
+{
+	const u8 *text;
+
+	if (elf_is(&l->kernel) && !multiboot_is(&l->kernel))
+		return drivers_in_kernel(l->kernel.data, l->kernel.len);
+	if (!linux_is_bzimage(&l->kernel))
+		return DRIVER_PCI;
+	c->unpack_rc = linux_unpack(l, &c->vmlinux);
+	c->unpacked = true;
+	text = c->unpack_rc ? NULL : mem_ptr(l->m, c->vmlinux.start, c->vmlinux.text_len);
+	return text ? drivers_in_kernel(text, c->vmlinux.text_len) : DRIVER_PCI;
+}
+
+/* The initrd first: it takes less. */
+u32 boot_drivers(struct boot_config *c, struct memory *m)
+{
+	u32 found = drivers_in_initrd(&c->heap, &c->initrd_file);
+	struct loader *l;
+	struct err e; /* boot_load will say it again */
+
+	boot_heap_reset(&c->heap);
+	if (found & DRIVER_MMIO)
+		return found;
+	l = boot_alloc(&c->heap, sizeof *l);
+	if (loader_init(l, c, m, &e) == 0)
+		found |= drivers_built_in(l, c);
+	boot_heap_reset(&c->heap);
+	return found;
+}
+
+static int load_kernel(struct loader *l, struct err *e)
+{
+	int rc;
+
 	e820_build(&l->map, l->m, &l->c->pci);
 	boot_put(l, LOW_CMDLINE, l->cmdline, l->cmdline_len + 1);
 	stub_put(l);
@@ -233,11 +276,11 @@ static int load(struct boot_config *c, struct memory *m, struct cpu_state *bsp, 
 	if (c->bios)
 		return bios_load(c, m, e); /* the power-on state is the entry state */
 	l = boot_alloc(&c->heap, sizeof *l);
-	l->c = c;
-	l->heap = &c->heap;
-	l->m = m;
 	l->bsp = bsp;
-	rc = load_kernel(l, e);
+	rc = loader_init(l, c, m, e);
+	if (rc == 0)
+		rc = load_kernel(l, e);
+	c->unpacked = false;
 	boot_heap_reset(&c->heap);
 	return rc;
 }

@@ -56,6 +56,13 @@ struct boot_heap {
 	u64 used;
 };
 
+/* A bzImage's kernel, unpacked by mvm (vmlinux.c). */
+struct vmlinux {
+	gpa_t start, entry, end;
+	u64 text_len; /* of the first segment: code and constants */
+	bool kaslr;   /* addresses were randomised */
+};
+
 struct boot_config {
 	const char *kernel;  /* path; may be NULL with bios */
 	const char *initrd;  /* path or NULL */
@@ -77,6 +84,10 @@ struct boot_config {
 	/* boot_files_open's; zero before */
 	struct file kernel_file, initrd_file, bios_file;
 	struct boot_heap heap;
+	/* boot_drivers's, for the next boot_load */
+	bool unpacked; /* it tried: unpack_rc, vmlinux */
+	int unpack_rc;
+	struct vmlinux vmlinux;
 };
 
 /* Open the files and take all memory that boot_load needs: from then on it makes no system call but
@@ -84,6 +95,11 @@ struct boot_config {
  * nothing left behind.  boot_load does it for itself if nobody has. */
 int boot_files_open(struct boot_config *c, struct err *e);
 void boot_files_close(struct boot_config *c); /* also of zeros */
+
+/* Which of virtio's transports the kernel and its initrd have drivers for, and DRIVER_PCI where that
+ * cannot be told.  After boot_files_open; may unpack the kernel into m, to where boot_load wants it. */
+enum { DRIVER_MMIO = 1, DRIVER_PCI = 2 };
+u32 boot_drivers(struct boot_config *c, struct memory *m);
 
 /* Load everything into m, whose RAM must be zero, and change *bsp from its power-on state
  * (cpu_state_reset) to the entry state.  0, or -errno with *e.  May be called again after a reset

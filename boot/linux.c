@@ -259,8 +259,8 @@ static int load_real_mode(struct loader *l, const struct linux_header *h, struct
 
 static int load_unpacked(struct loader *l, const struct linux_header *h, struct err *e)
 {
-	struct vmlinux v;
-	int rc = vmlinux_unpack(l, h, &v);
+	struct vmlinux v = l->c->vmlinux;
+	int rc = l->c->unpacked ? l->c->unpack_rc : vmlinux_unpack(l, h, &v);
 
 	if (rc < 0) {
 		log_at(rc == -ENOTSUP ? LOG_DBG : LOG_INFO, "boot",
@@ -307,6 +307,21 @@ int linux_check_for_firmware(struct loader *l, struct linux_header *h, struct er
 	return end > l->low_top ? too_small(l, end, e) : 0;
 }
 
+static bool mvm_unpacks(const struct loader *l, const struct linux_header *h)
+{
+	return (l->c->entry == BOOT_AUTO || l->c->entry == BOOT_64) && !l->c->keep_compressed &&
+	       h->xloadflags & XLF_KERNEL_64;
+}
+
+int linux_unpack(struct loader *l, struct vmlinux *v)
+{
+	struct linux_header h;
+
+	if (linux_parse_header(&l->kernel, &h) || !mvm_unpacks(l, &h))
+		return -ENOTSUP;
+	return vmlinux_unpack(l, &h, v);
+}
+
 int linux_load_bzimage(struct loader *l, struct err *e)
 {
 	struct linux_header h;
@@ -325,7 +340,7 @@ int linux_load_bzimage(struct loader *l, struct err *e)
 		entry = has64 ? BOOT_64 : BOOT_32;
 	if (entry == BOOT_16)
 		return load_real_mode(l, &h, e);
-	if (entry == BOOT_64 && !l->c->keep_compressed) {
+	if (mvm_unpacks(l, &h)) {
 		rc = load_unpacked(l, &h, e);
 		if (rc != -ENOTSUP)
 			return rc;

@@ -113,6 +113,8 @@ void entry_real_mode(struct loader *l, u16 cs, u16 ip, u16 sp);
 /* --- linux.c ---------------------------------------------------------------------------------- */
 bool linux_is_bzimage(const struct file *f);
 int linux_load_bzimage(struct loader *l, struct err *e);
+/* The first step of it, ahead of time: 0 with *v, or -errno if the kernel has to unpack itself. */
+int linux_unpack(struct loader *l, struct vmlinux *v);
 
 /* The fields of a bzImage's setup header that we act on (boot.rst "The Real-Mode Kernel Header").
  */
@@ -153,6 +155,11 @@ s64 payload_unpack(struct boot_heap *heap, const u8 *src, size_t len, u8 *dst, s
 /* "gzip", "xz", ... or NULL. */
 const char *payload_method(const u8 *src, size_t len);
 
+/* --- drivers.c -------------------------------------------------------------------------------- */
+/* DRIVER_MMIO, DRIVER_PCI: in an image of 64-bit code, aligned to 8; in an initrd or the lack of one. */
+u32 drivers_in_kernel(const u8 *image, u64 len);
+u32 drivers_in_initrd(struct boot_heap *heap, const struct file *f);
+
 /* --- elf.c ------------------------------------------------------------------------------------ */
 enum { ELF_SEGS_MAX = 16 };
 
@@ -179,12 +186,7 @@ int elf_load_segments(struct loader *l, const struct elf_image *img, u64 low, u6
 int elf_load_kernel(struct loader *l, struct err *e);
 
 /* --- vmlinux.c: a bzImage's payload, unpacked and entered by us ------------------------------- */
-/* Place the kernel and return its physical entry and end, or -errno: the caller then lets the
- * bzImage unpack itself.  *kaslr says whether addresses were randomised. */
-struct vmlinux {
-	u64 entry, end;
-	bool kaslr;
-};
+/* Place the kernel, or -errno: the caller then lets the bzImage unpack itself. */
 int vmlinux_unpack(struct loader *l, const struct linux_header *h, struct vmlinux *v);
 /* Add shift to the words that the relocation lists name, in an image whose first byte is at code
  * and linked at 0xffffffff80000000 + pref.  False: the lists are damaged. */

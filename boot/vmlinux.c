@@ -224,6 +224,8 @@ int vmlinux_unpack(struct loader *l, const struct linux_header *h, struct vmlinu
 		return -EINVAL;
 	clear_bss(&p);
 	mem_dirty(l->m, p.file, p.file_len);
+	v->start = p.place;
+	v->text_len = p.img.seg[0].filesz;
 	v->entry = p.place + (p.img.entry - p.img.lo);
 	v->end = p.place + (p.img.hi - p.img.lo);
 	return 0;
