@@ -70,30 +70,38 @@ struct tlb {
 struct block; /* decoded block, interp.c */
 
 struct tcg_cpu {
-	u64 pushed[8]; /* by translated code on the host, whose RSP is at v: return addresses */
+	/* In front of v, at which the host's RSP is in translated code: one-byte offsets reach it. */
+	struct tlb *tlb; /* data and fetch at the current CPL: &tlbs[bank][user] */
+	u64 code_rip;    /* RIP of offset 0 of the page the running block is in */
+	struct {         /* translated code's own */
+		u64 scratch, callee, rax;
+		u64 near_key; /* XORed with rip to make a tag: the privilege */
+		u64 runs;     /* of a loop that is to begin */
+		u64 left;     /* of what a loop has paid, when it is left by the way; else 0 */
+		u32 exit;
+	} top;
+	s32 budget;      /* instructions until timers are looked at again */
+	bool fp_live;    /* guest FP state is in the host's registers */
+	/* CR0/CR4/XCR0 allow it now; else slow path decides #NM/#UD */
+	bool fp_ok_sse, fp_ok_avx, fp_ok_x87;
+	u16 cc;          /* arithmetic flags, see above */
+	u64 pushed[5];   /* by translated code on the host: return addresses */
 	struct vcpu v;
 
-	u16 cc;          /* arithmetic flags, see above */
 	u8 cpl;          /* 0-3; 3 in virtual-8086 mode; seg.c keeps it */
 	u8 mode;         /* enum cpu_mode of CS; seg.c keeps it */
 	bool long_mode;  /* EFER.LMA */
 	u8 stack_size;   /* 2, 4 or 8: size of rSP used by the stack (SS.B, 64-bit mode) */
 	/* bit per segment register: base 0, limit 4 GiB, access as data needs, no checks */
 	u8 flat;
-	bool fp_live;    /* guest FP state is in the host's registers */
-	/* CR0/CR4/XCR0 allow it now; else slow path decides #NM/#UD */
-	bool fp_ok_sse, fp_ok_avx, fp_ok_x87;
 	bool shutdown;   /* a triple fault: the machine must be reset */
 	u8 db_pending;   /* data breakpoints held back by MOV SS, or by INT3 after one */
 	/* length of the INT n, INT3, INTO or INT1 being delivered; exc.c clears it */
 	u8 soft_len;
 	struct exc exc;
-	u64 code_rip;    /* RIP of offset 0 of the page the running block is in */
-	s32 budget;      /* instructions until timers are looked at again */
 	bool irq_masked; /* an interrupt waits for RFLAGS.IF */
 	_Atomic u32 kicked; /* requests are waiting, see tcg_hurry */
 
-	struct tlb *tlb;       /* data and fetch at the current CPL: &tlbs[bank][user] */
 	struct tlb *tlb_sup;   /* supervisor view (descriptor tables, TSS) of the same bank */
 
 	/* Bumped when a code address may have come to mean another page (flush, CR3,
@@ -109,10 +117,9 @@ struct tcg_cpu {
 	struct native *native;    /* native.c */
 
 	struct trans *trans;      /* trans.c; NULL: interpreter only */
-	struct {                  /* translated code's own, beside some of the above */
+	struct {                  /* translated code's own as well */
 		u64 stack;      /* C's stack pointer, while RSP is the tcg_cpu */
-		u64 scratch, callee, rax, old_cc;
-		u64 near_key;   /* XORed with rip to make a tag: the privilege */
+		u64 old_cc;
 		struct trans_near {
 			u64 tag;
 			const u8 *code;
@@ -122,9 +129,6 @@ struct tcg_cpu {
 			u64 insns, checks, indirect, far;
 		} count;
 		u64 borrow[16]; /* guest registers while a loop uses the host's for others */
-		u64 runs;       /* of a loop that is to begin */
-		u64 left;       /* of what a loop has paid, when it is left by the way; else 0 */
-		u32 exit;
 		struct trans_jump {
 			u64 host;       /* of the block's first byte; 0: none */
 			const u8 *code;

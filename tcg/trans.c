@@ -193,8 +193,8 @@ static void near_set(struct tcg_cpu *c, u64 rip, const u8 *code)
 
 	if (c->trans->near_gen != c->xlat_gen)
 		near_clear(c);
-	c->hot.near_key = c->cpl == 3 ? USER_KEY : 0;
-	*n = (struct trans_near){ rip ^ c->hot.near_key, code };
+	c->top.near_key = c->cpl == 3 ? USER_KEY : 0;
+	*n = (struct trans_near){ rip ^ c->top.near_key, code };
 }
 
 /* Instead of b's first instruction; the budget for b is taken. */
@@ -211,16 +211,16 @@ static HANDLER trans_enter(struct tcg_cpu *c, const struct insn *in)
 	near_set(c, c->code_rip + in->pgoff, j->code);
 	c->budget += b->insns;
 	count_insns(c);
-	c->hot.exit = NO_EXIT;
+	c->top.exit = NO_EXIT;
 	((void (*)(const u8 *, struct vcpu *))(t->cache.rx + t->enter))(j->code, &c->v);
-	c->budget += (s32)c->hot.left;
-	c->hot.count.insns -= t->counting ? c->hot.left : 0;
-	c->hot.left = 0;
+	c->budget += (s32)c->top.left;
+	c->hot.count.insns -= t->counting ? c->top.left : 0;
+	c->top.left = 0;
 	t->stat.enters++;
 	t->stat.paid += count_insns(c);
-	if (c->hot.exit != NO_EXIT) {
-		c->v.s.rip = c->code_rip + (c->hot.exit & (PAGE_SIZE - 1));
-		t->pending = (c->hot.exit & ~(u32)EXIT_AT) >> 12;
+	if (c->top.exit != NO_EXIT) {
+		c->v.s.rip = c->code_rip + (c->top.exit & (PAGE_SIZE - 1));
+		t->pending = (c->top.exit & ~(u32)EXIT_AT) >> 12;
 		t->stat.unlinked += t->pending != 0;
 		t->stat.budget += t->pending == 0;
 	}
@@ -454,7 +454,7 @@ bool trans_trap(struct tcg_cpu *c, const struct insn *unused)
 	x87_catch_up(c, in);
 	if (!s->flags_live)
 		c->cc = (u16)c->hot.old_cc;
-	c->hot.left = 0; /* a register has it, which is lost */
+	c->top.left = 0; /* a register has it, which is lost */
 	for (unsigned r = 0; r < 16; r++)
 		if (s->borrowed & 1 << r)
 			c->v.s.gpr[r] = c->hot.borrow[r];

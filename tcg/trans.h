@@ -209,7 +209,7 @@ struct loop {
 	bool inductive;    /* some group's address changes */
 	u16 borrowed;      /* registers of the guest that are used for something else */
 	u16 taken;         /* borrowed ones and of T0 to T2, that have a purpose */
-	u8 counter;        /* the register with what is left to pay, or REG_NONE: in hot.left */
+	u8 counter;        /* the register with what is left to pay, or REG_NONE: in top.left */
 	u8 home[16];       /* of guest registers that have none elsewhere, or REG_NONE */
 	s64 delta[16];     /* what a run adds to a register */
 	u16 steady;        /* registers that a run changes by delta only */
@@ -244,6 +244,7 @@ struct emit {
 	u8 fp_need; /* bytes of c->fp_live ff. */
 };
 
+_Static_assert(offsetof(struct tcg_cpu, v) == 128, "what is in front has one-byte offsets");
 #define GS_OFF(field) ((s32)(offsetof(struct tcg_cpu, field) - offsetof(struct tcg_cpu, v)))
 static inline s32 gs_gpr(unsigned reg)
 {

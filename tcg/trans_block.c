@@ -179,13 +179,14 @@ static u8 *emit_entries(struct emit *e)
 		e->tb->enter_reg = emit_off(e, a->p);
 		emit_flags_save(a);
 		e->tb->enter_mem = emit_off(e, a->p);
-	} else {
+	} else if (live) {
 		e->tb->enter_mem = emit_off(e, a->p);
-		if (live)
-			emit_flags_load(a);
-		else
-			emit_nop(a);
+		emit_flags_load(a);
 		e->tb->enter_reg = emit_off(e, a->p);
+	} else { /* room for a way out each */
+		e->tb->enter_reg = emit_off(e, a->p);
+		emit_nop(a);
+		e->tb->enter_mem = emit_off(e, a->p);
 	}
 	e->in_mem = clobber;
 	e->in_reg = live && !clobber;

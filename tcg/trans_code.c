@@ -43,12 +43,20 @@ void emit_shift(struct x64 *a, unsigned digit, bool w, unsigned reg, u8 n)
 				    .imm = n });
 }
 
-/* op dword gs:[off], imm32 */
+/* op dword gs:[off], imm */
 void emit_gs_imm(struct x64 *a, unsigned digit, s32 off, u32 imm)
 {
-	x64_op(a, &(struct x64_op){
-			  .opcode = 0x81, .reg = (u8)digit, .mem = true, .gs = true, .disp = off });
-	x64_u32(a, imm);
+	bool byte = (s32)imm == (s8)imm;
+
+	x64_op(a, &(struct x64_op){ .opcode = byte ? 0x83 : 0x81,
+				    .reg = (u8)digit,
+				    .mem = true,
+				    .gs = true,
+				    .disp = off,
+				    .has_imm = byte,
+				    .imm = (u8)imm });
+	if (!byte)
+		x64_u32(a, imm);
 }
 
 void emit_gs_set32(struct x64 *a, s32 off, u32 imm)

@@ -343,7 +343,7 @@ void emit_near_tag(struct x64 *a)
 				    .reg = T1,
 				    .mem = true,
 				    .gs = true,
-				    .disp = GS_OFF(hot.near_key) });
+				    .disp = GS_OFF(top.near_key) });
 }
 
 /* Jump to the code of the entry of hot.near[] at T2. */
@@ -411,7 +411,7 @@ void emit_leave(struct emit *e, u32 exit)
 {
 	if (!e->in_mem)
 		emit_flags_save(e->a);
-	emit_gs_set32(e->a, GS_OFF(hot.exit), exit);
+	emit_gs_set32(e->a, GS_OFF(top.exit), exit);
 	emit_jump(e->a, trans_rw(e->t, e->t->leave));
 }
 
@@ -508,7 +508,7 @@ static void emit_push(struct emit *e, unsigned i)
 		emit_access(e, i, ACCESS_MEM, 8, false);
 		emit_scratch(e, T1);
 		emit_load(e, T1);
-		x64_store_gs(e->a, T1, GS_OFF(hot.scratch));
+		x64_store_gs(e->a, T1, GS_OFF(top.scratch));
 	}
 	emit_access(e, i, ACCESS_STACK, 8, true);
 	if (in->opd[0].kind == OPD_IMM) {
@@ -516,7 +516,7 @@ static void emit_push(struct emit *e, unsigned i)
 		x64_u32(e->a, (u32)in->imm);
 	} else if (in->opd[0].kind == OPD_MEM) {
 		emit_scratch(e, T1);
-		x64_load_gs(e->a, T1, GS_OFF(hot.scratch));
+		x64_load_gs(e->a, T1, GS_OFF(top.scratch));
 		emit_store(e, T1);
 	} else {
 		emit_store(e, emit_get(e, in->opd[0].reg, 1 << T0));
@@ -614,17 +614,17 @@ static void emit_call_indirect(struct emit *e, unsigned i)
 				    .gs = true,
 				    .gs_base = true,
 				    .disp = GS_OFF(hot.near) + 8 });
-	x64_store_gs(a, T1, GS_OFF(hot.callee));
+	x64_store_gs(a, T1, GS_OFF(top.callee));
 	x64_alu_imm(a, OP_AND, true, T0, -(s32)PAGE_SIZE);
-	x64_store_gs(a, T0, GS_OFF(hot.scratch));
+	x64_store_gs(a, T0, GS_OFF(top.scratch));
 	emit_push_return(e, i);
-	x64_load_gs(a, T0, GS_OFF(hot.scratch));
+	x64_load_gs(a, T0, GS_OFF(top.scratch));
 	x64_store_gs(a, T0, GS_OFF(code_rip));
 	x64_op(a, &(struct x64_op){ .opcode = 0xff,
 				    .reg = 4,
 				    .mem = true,
 				    .gs = true,
-				    .disp = GS_OFF(hot.callee) });
+				    .disp = GS_OFF(top.callee) });
 	emit_patch(far, a->p);
 	late_add(e, emit_lookup(e, offsetof(struct tlb, x), PAGE_SIZE - 1), in);
 	emit_call(a, trans_rw(e->t, e->t->find));

@@ -308,7 +308,7 @@ static void strip_count(struct x64 *a, s32 step, s32 most)
 	x64_lea(a, T2, T2, 1);
 }
 
-/* The page of a group's span; hot.runs becomes at most the number of runs until it is left. */
+/* The page of a group's span; top.runs becomes at most the number of runs until it is left. */
 static void emit_hoist(struct emit *e, struct group *g)
 {
 	struct x64 *a = e->a;
@@ -348,14 +348,14 @@ static void emit_hoist(struct emit *e, struct group *g)
 	if (!g->step)
 		return;
 	strip_count(a, g->step, most);
-	emit_gs32(a, 0x3b, T2, GS_OFF(hot.runs));
+	emit_gs32(a, 0x3b, T2, GS_OFF(top.runs));
 	x64_op(a, &(struct x64_op){ .map = X64_MAP_0F, /* CMOVA */
 				    .opcode = 0x47,
 				    .reg = T2,
 				    .mem = true,
 				    .gs = true,
-				    .disp = GS_OFF(hot.runs) });
-	emit_gs32(a, 0x89, T2, GS_OFF(hot.runs));
+				    .disp = GS_OFF(top.runs) });
+	emit_gs32(a, 0x89, T2, GS_OFF(top.runs));
 }
 
 /* Registers with a purpose get what it asks for. */
@@ -364,7 +364,7 @@ static void registers_load(struct emit *e)
 	struct loop *l = &e->loop;
 
 	if (l->counter != REG_NONE)
-		x64_load_gs(e->a, l->counter, GS_OFF(hot.left));
+		x64_load_gs(e->a, l->counter, GS_OFF(top.left));
 	for (unsigned r = 0; r < 16; r++)
 		if (l->home[r] != REG_NONE)
 			x64_load_gs(e->a, l->home[r], gs_gpr(r));
@@ -387,7 +387,7 @@ static void borrowed_move(struct emit *e, bool back)
 void loop_late_out(struct emit *e)
 {
 	if (e->loop.counter != REG_NONE)
-		x64_store_gs(e->a, e->loop.counter, GS_OFF(hot.left));
+		x64_store_gs(e->a, e->loop.counter, GS_OFF(top.left));
 	borrowed_move(e, true);
 }
 
@@ -544,19 +544,19 @@ static void emit_prelude(struct emit *e)
 	emit_gs_imm(a, OP_CMP, GS_OFF(budget), (u32)insns);
 	emit_patch(emit_jcc(a, CC_L), e->loop.again);
 	emit_fp_here(e);
-	emit_gs_set32(a, GS_OFF(hot.runs), (u32)MAX(BUDGET / insns, 1));
+	emit_gs_set32(a, GS_OFF(top.runs), (u32)MAX(BUDGET / insns, 1));
 	for (unsigned n = 1; n < e->groups; n++)
 		if (e->group[n].hoisted)
 			emit_hoist(e, &e->group[n]);
 	if (e->loop.inductive) {
-		emit_gs32(a, 0x8b, T2, GS_OFF(hot.runs));
+		emit_gs32(a, 0x8b, T2, GS_OFF(top.runs));
 		emit_imul(a, T2, T2, insns);
 	} else {
 		x64_op(a, &(struct x64_op){ .opcode = 0xc7, .rm = T2 });
 		x64_u32(a, (u32)(MAX(BUDGET / insns, 1) * insns));
 	}
 	emit_gs32(a, 0x29, T2, GS_OFF(budget));
-	x64_store_gs(a, T2, GS_OFF(hot.left));
+	x64_store_gs(a, T2, GS_OFF(top.left));
 	count_given(e);
 	trial_given(e);
 	borrowed_move(e, false);
@@ -571,7 +571,7 @@ static void emit_refund(struct emit *e, s32 over)
 
 	if (left == REG_NONE) {
 		left = T2;
-		x64_load_gs(a, T2, GS_OFF(hot.left));
+		x64_load_gs(a, T2, GS_OFF(top.left));
 	}
 	x64_lea(a, T2, left, -over); /* the counter may be T0, T1 or T2 */
 	trial_unused(e);
@@ -589,7 +589,7 @@ static void emit_refund(struct emit *e, s32 over)
 /* Out of the body; no flags change. */
 static void emit_out_of_loop(struct emit *e)
 {
-	emit_gs_set32(e->a, GS_OFF(hot.left), 0);
+	emit_gs_set32(e->a, GS_OFF(top.left), 0);
 	borrowed_move(e, true);
 }
 
@@ -600,7 +600,7 @@ static void emit_count_down(struct emit *e)
 	if (e->loop.counter != REG_NONE)
 		x64_alu_imm(e->a, OP_SUB, true, e->loop.counter, insns);
 	else
-		emit_gs_imm(e->a, OP_SUB, GS_OFF(hot.left), (u32)insns);
+		emit_gs_imm(e->a, OP_SUB, GS_OFF(top.left), (u32)insns);
 }
 
 void loop_enter(struct emit *e)

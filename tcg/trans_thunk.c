@@ -195,7 +195,7 @@ static void thunk_beside(struct x64 *a)
 	u8 *fail[4];
 
 	thunk_rsp(a, 8);
-	x64_store_gs(a, RAX, GS_OFF(hot.rax));
+	x64_store_gs(a, RAX, GS_OFF(top.rax));
 	x64_mov_rr(a, T1, T0);
 	emit_shift(a, SHIFT_SHR, true, T1, 12);
 	x64_alu_imm(a, OP_AND, false, T1, TLB_SIZE - 1);
@@ -222,13 +222,13 @@ static void thunk_beside(struct x64 *a)
 	emit_rr(a, 0x85, true, RAX, RAX);
 	fail[3] = emit_jcc(a, CC_E); /* plain data by now: let it have its write entry */
 	emit_rr(a, 0x01, true, T0, T1);
-	x64_load_gs(a, RAX, GS_OFF(hot.rax));
+	x64_load_gs(a, RAX, GS_OFF(top.rax));
 	thunk_rsp(a, -8);
 	emit_rr(a, 0x39, true, RSP, RSP); /* CMP: equal */
 	x64_ret(a);
 	for (unsigned i = 0; i < ARRAY_LEN(fail); i++)
 		emit_patch(fail[i], a->p);
-	x64_load_gs(a, RAX, GS_OFF(hot.rax));
+	x64_load_gs(a, RAX, GS_OFF(top.rax));
 	thunk_rsp(a, -8);
 	emit_rr(a, 0x85, true, RSP, RSP); /* TEST: not zero */
 	x64_ret(a);
