@@ -5,8 +5,15 @@
 #include "../devices/chipset.h"
 #include "../devices/fwcfg.h"
 #include "../devices/virtio/virtio.h"
+#include "../host/image.h"
 
 enum { RIG_RAM = 1 << 20, RIG_VIRTIO_BASE = 0x10000 };
+/* A function's BARs, one after the other. */
+enum { RIG_MSIX = RIG_VIRTIO_BASE + VPCI_REGS_BYTES, RIG_LEGACY = RIG_MSIX + VPCI_MSIX_BYTES };
+#define RIG_BARS                                                                      \
+	{ { RIG_VIRTIO_BASE, VPCI_REGS_BYTES },                                       \
+	  { RIG_MSIX, VPCI_MSIX_BYTES },                                              \
+	  { RIG_LEGACY, VPCI_LEGACY_BYTES } }
 
 /* --- kinds ---------------------------------------------------------------------------------- */
 const struct device_kind device_kinds[] = {
@@ -27,10 +34,9 @@ const struct device_kind device_kinds[] = {
 	{ &boot_timer_ops, { { BOOT_TIMER_BASE, BOOT_TIMER_BYTES } } },
 	{ &fwcfg_ops, { { FWCFG_PORT, FWCFG_PORTS }, { FWCFG_DMA_PORT, FWCFG_DMA_PORTS } } },
 	{ &virtio_rng_mmio_ops, { { RIG_VIRTIO_BASE, VMMIO_LEN } } },
-	{ &virtio_rng_pci_ops,
-	  { { RIG_VIRTIO_BASE, VPCI_REGS_BYTES },
-	    { RIG_VIRTIO_BASE + VPCI_REGS_BYTES, VPCI_MSIX_BYTES },
-	    { RIG_VIRTIO_BASE + VPCI_REGS_BYTES + VPCI_MSIX_BYTES, VPCI_LEGACY_BYTES } } },
+	{ &virtio_rng_pci_ops, RIG_BARS },
+	{ &virtio_blk_mmio_ops, { { RIG_VIRTIO_BASE, VMMIO_LEN } } },
+	{ &virtio_blk_pci_ops, RIG_BARS },
 	{ &pci_host_ops,
 	  { { PCI_ADDRESS_PORT, 4 }, { PCI_DATA_PORT, 4 }, { PCI_ECAM_BASE, PCI_ECAM_BYTES } } },
 };
@@ -107,13 +113,20 @@ static void rig_map(struct rig *r)
 		EQ(bus_map(&r->bus, r->kind->region[i].base, r->kind->region[i].len, r->dev, i), 0);
 }
 
-/* The one chip that does not take NULL. */
+/* What those want that do not take NULL.  No request reaches the image. */
+static struct image rig_image = { .path = "rig", .fd = -1, .bytes = MIB, .block = 512,
+				  .phys_block = 512 };
+static struct blk_setup rig_blk = { .image = &rig_image, .serial = "rig" };
 static const u32 rig_pci_isa[] = { GSI_MAX, GSI_MAX, GSI_MAX, GSI_MAX };
 static struct pci_setup rig_pci = { .mem32 = { 0xd0000000, 0x10000000 }, .isa_irq = rig_pci_isa };
 
 struct rig *rig_new(const struct device_ops *ops)
 {
-	return rig_new_with(ops, ops == &pci_host_ops ? &rig_pci : NULL);
+	if (ops == &pci_host_ops)
+		return rig_new_with(ops, &rig_pci);
+	if (ops == &virtio_blk_mmio_ops || ops == &virtio_blk_pci_ops)
+		return rig_new_with(ops, &rig_blk);
+	return rig_new_with(ops, NULL);
 }
 
 struct rig *rig_new_with(const struct device_ops *ops, void *arg)
@@ -138,7 +151,7 @@ struct rig *rig_new_with(const struct device_ops *ops, void *arg)
 	r->dev = device_new(ops, &wires, &e);
 	if (!r->dev)
 		test_fail(__FILE__, __LINE__, "%s", e.text);
-	if (ops == &virtio_rng_pci_ops)
+	if (ops == &virtio_rng_pci_ops || ops == &virtio_blk_pci_ops)
 		OK(vpci_make_transitional(r->dev));
 	rig_map(r);
 	return r;
@@ -200,7 +213,7 @@ void rig_poke(struct rig *r, unsigned times)
 	while (times--) {
 		const struct bus_range *range = &r->bus.range[test_random() % regions];
 		u64 addr = range->base + test_random() % range->len;
-		unsigned size = 1u << test_random() % 4;
+		unsigned size = 1 + test_random() % 8; /* odd ones straddle two pages */
 
 		if (test_random() % 2)
 			bus_read(&r->bus, addr, size);

@@ -1,7 +1,44 @@
 /* devices.c - what every device promises, whatever it is: each test goes through device_kinds[]. */
+#include "../../board.h"
 #include "../rig.h"
+#include "../unit/apic_kit.h"
+#include "../unit/bootkit.h"
 
 enum { POKES = 3000 };
+
+/* The board as it is built: a device of which the tests below know nothing is a failure. */
+TEST(contract_knows_every_device_of_the_board)
+{
+	static const u8 transports[] = { TRANSPORT_MMIO, TRANSPORT_PCI, TRANSPORT_PCI_TRANSITIONAL };
+	static u8 kernel[8192];
+	const char *path = kit_file(kernel, kit_elf(kernel, 0x1000, 0x1000));
+	const char *disk = kit_file(kernel, sizeof kernel);
+	struct fw_file file = { .name = "opt/test", .text = "text" };
+
+	for (size_t t = 0; t < ARRAY_LEN(transports); t++) {
+		struct config cfg = { .kernel = path, .mem_bytes = 64 * MIB, .vcpus = 1, .rng = true,
+				      .disk[0] = { .path = disk, .ro = true }, .disks = 1,
+				      .fw_file[0] = file, .fw_files = 1, .accel = ACCEL_INTERP,
+				      .serial = SERIAL_NONE, .tcg_cache_bytes = 8 * MIB,
+				      .transport = transports[t], .dry_run = true };
+		struct err e;
+		struct machine *m = machine_new(&cfg, &e);
+
+		if (!m)
+			test_fail(__FILE__, __LINE__, "%s", e.text);
+		OK(m->devs >= 14 && m->vdevs == 2);
+		for (u32 i = 0; i < m->devs; i++) {
+			size_t k = 0;
+
+			while (k < nr_device_kinds && device_kinds[k].ops != m->dev[i]->ops)
+				k++;
+			if (k == nr_device_kinds)
+				test_fail(__FILE__, __LINE__, "%s is not in device_kinds[]",
+					  m->dev[i]->id);
+		}
+		machine_free(m);
+	}
+}
 
 TEST(contract_ops_are_complete)
 {
@@ -151,5 +188,67 @@ TEST(contract_saving_changes_nothing)
 		state_free(&first);
 		state_free(&second);
 		rig_free(r);
+	}
+}
+
+/* --- local APICs: a part of the CPU, but as much the guest's to ill-treat -------------------------- */
+static void apic_save(struct lapic *a, struct state *st)
+{
+	state_init_save(st);
+	lapic_state(a, st);
+	EQ(st->error, 0);
+}
+
+static void apic_poke(struct lapic *a, unsigned times)
+{
+	while (times--) {
+		u64 val = test_random() >> test_random() % 64;
+		u32 reg = test_random() % 0x400;
+
+		switch (test_random() % 8) {
+		case 0:
+			lapic_wrmsr(a, 0x800 + reg, val);
+			break;
+		case 1:
+			lapic_rdmsr(a, 0x800 + reg, &val);
+			break;
+		case 2: /* between disabled, xAPIC and x2APIC, mostly there */
+			lapic_wrmsr(a, 0x1b, 0xfee00800 | (val & 0x400) | (val % 16 ? 0 : val));
+			break;
+		case 3:
+			lapic_mmio_read(a, reg);
+			break;
+		case 4:
+			loop_advance(env.loop, test_random() % NS_PER_SEC >> test_random() % 30);
+			lapic_timer_poll(a, loop_now_ns(env.loop), test_random());
+			break;
+		default:
+			lapic_mmio_write(a, reg & ~15u, (u32)val);
+		}
+	}
+}
+
+TEST(contract_lapic_survives_and_keeps_its_state)
+{
+	apics_open(4);
+	for (int round = 0; round < 200; round++) {
+		struct lapic *a = cpus[test_random() % 4].apic, *b = cpus[test_random() % 4].apic;
+		struct state saved, loaded, in;
+
+		apic_poke(a, 200);
+		apic_poke(b, 200);
+		if (round % 4 == 0)
+			lapic_power_on(a);
+		apic_save(a, &saved);
+		apic_poke(a, 50);
+		state_init_load(&in, saved.buf, saved.len);
+		lapic_state(a, &in);
+		EQ(in.error, 0);
+		apic_save(a, &loaded);
+		EQ(loaded.len, saved.len);
+		OK(memcmp(loaded.buf, saved.buf, saved.len) == 0);
+		state_free(&saved);
+		state_free(&loaded);
+		state_free(&in);
 	}
 }
