@@ -51,9 +51,9 @@ struct machine {
 /* device.request of every device; lock held, any thread. */
 void machine_request(void *ctx, enum device_request req, u32 arg);
 
-/* Open the images, create every device and map it; on failure the caller frees what is in m->dev.  If
- * the kernel decides how virtio devices are attached, then that is left for board_attach, after the
- * sandbox's fork: the kernel is unpacked for it. */
+/* Open the images, create every device and map it; on failure the caller frees what is in m->dev.
+ * If the kernel decides how virtio devices are attached, then that is left for board_attach, after
+ * the sandbox's fork: the kernel is unpacked for it. */
 int board_build(struct machine *m, struct err *e);
 bool board_looks_at_kernel(const struct config *cfg);
 int board_attach(struct machine *m, struct err *e);

@@ -96,8 +96,8 @@ struct boot_config {
 int boot_files_open(struct boot_config *c, struct err *e);
 void boot_files_close(struct boot_config *c); /* also of zeros */
 
-/* Which of virtio's transports the kernel and its initrd have drivers for, and DRIVER_PCI where that
- * cannot be told.  After boot_files_open; may unpack the kernel into m, to where boot_load wants it. */
+/* Which of virtio's transports the kernel and its initrd have drivers for, and DRIVER_PCI where
+ * nobody can tell.  After boot_files_open; may unpack the kernel into m, for boot_load. */
 enum { DRIVER_MMIO = 1, DRIVER_PCI = 2 };
 u32 boot_drivers(struct boot_config *c, struct memory *m);
 

@@ -1,10 +1,11 @@
 /* drivers.c - which of virtio's transports a kernel and its initrd have drivers for, as far as that
  * can be told for less than a PCI bus would cost the guest.  Set-up only, single-threaded.
  *
- * Built-in drivers are known by the tables of devices that they match, modules by their names in the
- * initrd.  What cannot be looked into counts as having PCI's, which kernels of all ages have.
+ * Built-in drivers are known by the tables of devices that they match, modules by their names in
+ * the initrd.  What cannot be looked into counts as having PCI's, as kernels of all ages do.
  * Sources: Linux drivers/virtio/virtio_mmio.c (virtio_mmio_acpi_match), virtio_pci_common.c
- * (virtio_pci_id_table), init/initramfs.c, Documentation/driver-api/early-userspace/buffer-format.rst. */
+ * (virtio_pci_id_table), init/initramfs.c, and
+ * Documentation/driver-api/early-userspace/buffer-format.rst. */
 #include "parts.h"
 
 #include <sys/mman.h>
@@ -12,7 +13,7 @@
 /* Of the unpacked initrd: 15 ms for gzip; a PCI bus takes the software CPU 17. */
 #define LOOK_BYTES (4 * MIB)
 
-/* --- in a kernel -------------------------------------------------------------------------------- */
+/* --- in a kernel ------------------------------------------------------------------------------ */
 #define ACPI_ID_MMIO 0x353030304f524e4cull     /* "LNRO0005" in struct acpi_device_id */
 #define PCI_ID_VENDOR_ANY 0xffffffff00001af4ull /* struct pci_device_id: vendor, any device, */
 #define PCI_ID_ANY_ANY UINT64_MAX              /* any subsystem */
@@ -32,7 +33,7 @@ u32 drivers_in_kernel(const u8 *image, u64 len)
 	return found;
 }
 
-/* --- in an initrd ------------------------------------------------------------------------------- */
+/* --- in an initrd ----------------------------------------------------------------------------- */
 enum { CPIO_HEAD = 110, CPIO_FILE_SIZE = 54, CPIO_NAME_SIZE = 94 };
 
 /* Eight digits, as they stand in a member's head. */
@@ -75,8 +76,8 @@ static u64 cpio_walk(const u8 *p, u64 len, u32 *found)
 	return at;
 }
 
-/* What is behind the archives that are not compressed.  If it breaks off or is too long, its beginning
- * has been unpacked. */
+/* What is behind the archives that are not compressed.  If it breaks off or is too long, its
+ * beginning has been unpacked. */
 static u32 drivers_in_packed(struct boot_heap *heap, const u8 *p, u64 len)
 {
 	u8 *dst = boot_alloc(heap, LOOK_BYTES);

@@ -156,7 +156,7 @@ s64 payload_unpack(struct boot_heap *heap, const u8 *src, size_t len, u8 *dst, s
 const char *payload_method(const u8 *src, size_t len);
 
 /* --- drivers.c -------------------------------------------------------------------------------- */
-/* DRIVER_MMIO, DRIVER_PCI: in an image of 64-bit code, aligned to 8; in an initrd or the lack of one. */
+/* DRIVER_MMIO, DRIVER_PCI: in an image of 64-bit code, aligned to 8; in an initrd, if any. */
 u32 drivers_in_kernel(const u8 *image, u64 len);
 u32 drivers_in_initrd(struct boot_heap *heap, const struct file *f);
 

@@ -9,15 +9,16 @@ enum { POKES = 3000 };
 /* The board as it is built: a device of which the tests below know nothing is a failure. */
 TEST(contract_knows_every_device_of_the_board)
 {
-	static const u8 transports[] = { TRANSPORT_MMIO, TRANSPORT_PCI, TRANSPORT_PCI_TRANSITIONAL };
+	static const u8 transports[] = { TRANSPORT_MMIO, TRANSPORT_PCI,
+					 TRANSPORT_PCI_TRANSITIONAL };
 	static u8 kernel[8192];
 	const char *path = kit_file(kernel, kit_elf(kernel, 0x1000, 0x1000));
 	const char *disk = kit_file(kernel, sizeof kernel);
 	struct fw_file file = { .name = "opt/test", .text = "text" };
 
 	for (size_t t = 0; t < ARRAY_LEN(transports); t++) {
-		struct config cfg = { .kernel = path, .mem_bytes = 64 * MIB, .vcpus = 1, .rng = true,
-				      .disk[0] = { .path = disk, .ro = true }, .disks = 1,
+		struct config cfg = { .kernel = path, .mem_bytes = 64 * MIB, .vcpus = 1,
+				      .rng = true, .disk[0] = { .path = disk, .ro = true }, .disks = 1,
 				      .fw_file[0] = file, .fw_files = 1, .accel = ACCEL_INTERP,
 				      .serial = SERIAL_NONE, .tcg_cache_bytes = 8 * MIB,
 				      .transport = transports[t], .dry_run = true };
@@ -191,7 +192,7 @@ TEST(contract_saving_changes_nothing)
 	}
 }
 
-/* --- local APICs: a part of the CPU, but as much the guest's to ill-treat -------------------------- */
+/* --- local APICs: a part of the CPU, but as much the guest's to ill-treat --------------------- */
 static void apic_save(struct lapic *a, struct state *st)
 {
 	state_init_save(st);
