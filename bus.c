@@ -70,6 +70,22 @@ void bus_map_whole(struct bus *b, u64 base, unsigned width, struct device *dev, 
 	b->whole = (struct bus_range){ base, width, dev, region };
 }
 
+/* The range that has addr, or NULL. */
+static const struct bus_range *bus_find(struct bus *b, u64 addr)
+{
+	const struct bus_range *r = &b->range[b->last];
+	u32 at;
+
+	if (b->last < b->n && addr - r->base < r->len)
+		return r;
+	at = bus_rank(b, addr);
+	if (!at)
+		return NULL;
+	b->last = at - 1;
+	r = &b->range[b->last];
+	return addr - r->base < r->len ? r : NULL;
+}
+
 /* One piece of an access: where it goes and how many bytes may go there at once. */
 struct bus_piece {
 	const struct bus_range *range; /* NULL: nobody */
@@ -79,13 +95,13 @@ struct bus_piece {
 
 static struct bus_piece bus_piece(struct bus *b, u64 addr, unsigned left)
 {
-	u32 at = bus_rank(b, addr);
-	const struct bus_range *r = at ? &b->range[at - 1] : NULL;
 	struct bus_piece p = { .size = 1 };
+	const struct bus_range *r;
 
 	if (addr == b->whole.base && left == b->whole.len)
 		return (struct bus_piece){ .range = &b->whole, .size = left };
-	if (!r || addr - r->base >= r->len) {
+	r = bus_find(b, addr);
+	if (!r) {
 		b->unclaimed++;
 		return p;
 	}

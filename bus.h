@@ -32,6 +32,7 @@ struct bus {
 	pthread_mutex_t *lock; /* borrowed: machine.lock */
 	u32 n;
 	struct bus_range range[BUS_RANGES_MAX]; /* sorted by base, not overlapping */
+	u32 last; /* where the last access led, tried first: guests poll */
 	struct bus_range whole; /* len 0: none; see bus_map_whole */
 	/* after bus_unmap; may be NULL */
 	void (*unmapped)(void *ctx, struct device *dev, u32 region);

@@ -244,7 +244,7 @@ static int load_real_mode(struct loader *l, const struct linux_header *h, struct
 	u64 at;
 	int rc = check_setup_len(l, h, e);
 
-	if (rc == 0)
+	if (rc >= 0)
 		rc = place_compressed(l, h, &at, e);
 	if (rc < 0)
 		return rc;

@@ -183,6 +183,13 @@ static always_inline bool is_kicked(const struct tcg_cpu *c)
 	return atomic_load_explicit(&c->kicked, memory_order_relaxed);
 }
 
+/* What a handler returns that may have brought about a request, such as an interrupt or the drop of
+ * code, which must be looked at before the next instruction. */
+static always_inline HANDLER insn_end_if_kicked(struct tcg_cpu *c, const struct insn *in)
+{
+	return is_kicked(c) ? insn_end(c, in) : in + 1;
+}
+
 /* Are there requests to look at before an instruction is repeated or a block run? */
 static inline bool must_leave(const struct tcg_cpu *c)
 {

@@ -21,16 +21,9 @@ enum {
 #define MSR_GS_BASE 0xc0000101
 
 /* --- CPUID, time, MSRs ------------------------------------------------------------------------ */
-/* The end of a serialising instruction: what another processor has written to code before, and told
- * this one of, counts for the next. */
-static HANDLER serialized(struct tcg_cpu *c, const struct insn *in)
-{
-	return is_kicked(c) ? insn_end(c, in) : in + 1;
-}
-
 const struct insn *exec_SERIALIZE(struct tcg_cpu *c, const struct insn *in)
 {
-	return serialized(c, in);
+	return insn_end_if_kicked(c, in);
 }
 
 const struct insn *exec_CPUID(struct tcg_cpu *c, const struct insn *in)
@@ -43,7 +36,7 @@ const struct insn *exec_CPUID(struct tcg_cpu *c, const struct insn *in)
 	s->gpr[RBX] = o.ebx;
 	s->gpr[RCX] = o.ecx;
 	s->gpr[RDX] = o.edx;
-	return serialized(c, in);
+	return insn_end_if_kicked(c, in);
 }
 
 static u64 guest_tsc(const struct tcg_cpu *c)

@@ -466,7 +466,7 @@ const struct insn *exec_IN(struct tcg_cpu *c, const struct insn *in)
 		return insn_fault(c, in);
 	fp_leave(c);
 	reg_set(c, RAX, size, bus_read(c->v.env->pio, (u16)port, size));
-	return insn_end(c, in);
+	return insn_end_if_kicked(c, in);
 }
 
 const struct insn *exec_OUT(struct tcg_cpu *c, const struct insn *in)
@@ -479,7 +479,7 @@ const struct insn *exec_OUT(struct tcg_cpu *c, const struct insn *in)
 		return insn_fault(c, in);
 	fp_leave(c);
 	bus_write(c->v.env->pio, (u16)port, size, reg_get(c, RAX, size));
-	return insn_end(c, in);
+	return insn_end_if_kicked(c, in);
 }
 
 /* --- flags ------------------------------------------------------------------------------------ */
