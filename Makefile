@@ -275,7 +275,7 @@ $(FUZZERS): $(O)/fuzz/%: $(O)/fuzz-obj/tests/fuzz/%.o $(O)/fuzz-obj/tests/fuzz/k
 	$(Q)clang -fsanitize=fuzzer,address -pthread -o $@ $(filter %.o,$^) $(FUZZ_WRAP) $(LIBS)
 
 # The bare guests of the end-to-end tests: ELF64 at 1 MiB, no C library.
-$(O)/guest-tests/%.elf: tests/guest/%.S tests/guest/tiny.h tests/guest/bench.h
+$(O)/guest-tests/%.elf: tests/guest/%.S $(wildcard tests/guest/*.h)
 	$(call say,GUEST,$<)
 	$(Q)mkdir -p $(@D)
 	$(Q)gcc -nostdlib -static -no-pie -Wl,-Ttext-segment=0x100000,-z,max-page-size=4096,--build-id=none \

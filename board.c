@@ -253,7 +253,7 @@ struct device *board_find(const struct machine *m, const struct device_ops *ops)
 	return NULL;
 }
 
-/* Firmware looks for disks on PCI.  A kernel that we load finds virtio-mmio slots in the ACPI tables
+/* Firmware looks for disks on PCI.  A kernel that we load finds virtio-mmio slots in ACPI tables
  * at no cost, if it has the driver; a PCI bus it has to probe. */
 static bool board_wants_pci(struct machine *m)
 {

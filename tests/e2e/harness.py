@@ -28,11 +28,12 @@ class Failure(Exception):
 tests = []
 
 
-def test(weight=0):
-    """Registers a test.  weight: rough seconds, so that the long ones start first."""
+def test(weight=0, idle=False):
+    """Registers a test.  weight: rough seconds, so that the long ones start first; idle: it mostly sleeps, and runs
+    beside the others."""
 
     def register(function):
-        tests.append((function, weight))
+        tests.append((function, weight, idle))
         return function
 
     return register
