@@ -20,8 +20,8 @@ add()
 	# a suite that died without counting, or failed without saying what, is a failure
 	[ "$3" = 0 ] || [ "$f" != 0 ] || f=1
 	[ "$3" != 0 ] || [ -n "$line" ] || { f=1; echo "$1: printed no result" >>"$2"; }
-	grep -E '^(SKIP|FAIL)' "$2" | sed "s/^/  /"
-	[ "$f" = 0 ] || { grep -vE '^(SKIP|FAIL)' "$2" | tail -n 25 | sed 's/^/    /'; }
+	grep -E '^(SKIP|FAIL|NOTE)' "$2" | sed "s/^/  /"
+	[ "$f" = 0 ] || { grep -vE '^(SKIP|FAIL|NOTE)' "$2" | tail -n 25 | sed 's/^/    /'; }
 	printf '%-8s %5d passed, %d failed, %d skipped  (%d s)\n' "$1:" "$p" "$f" "$s" $((SECONDS - began))
 	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
 }

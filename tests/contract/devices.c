@@ -18,7 +18,8 @@ TEST(contract_knows_every_device_of_the_board)
 
 	for (size_t t = 0; t < ARRAY_LEN(transports); t++) {
 		struct config cfg = { .kernel = path, .mem_bytes = 64 * MIB, .vcpus = 1,
-				      .rng = true, .disk[0] = { .path = disk, .ro = true }, .disks = 1,
+				      .rng = true, .disks = 1,
+				      .disk[0] = { .path = disk, .ro = true },
 				      .fw_file[0] = file, .fw_files = 1, .accel = ACCEL_INTERP,
 				      .serial = SERIAL_NONE, .tcg_cache_bytes = 8 * MIB,
 				      .transport = transports[t], .dry_run = true };

@@ -15,6 +15,9 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import harness
 
 
+LABELS = {"passed": "NOTE", "skipped": "SKIP", "failed": "FAIL"}
+
+
 def load():
     here = os.path.dirname(os.path.abspath(__file__))
     for name in sorted(os.listdir(here)):
@@ -25,8 +28,7 @@ def load():
 def run_one(function, env):
     began = time.monotonic()
     try:
-        function(env)
-        result, text = "passed", ""
+        result, text = "passed", function(env) or ""
     except harness.Skip as e:
         result, text = "skipped", str(e)
     except harness.Failure as e:
@@ -58,8 +60,8 @@ def main():
         with lock:
             counts[result] += 1
             name = f"{function.__module__}.{function.__name__}"
-            if result != "passed":
-                print(f"{'SKIP' if result == 'skipped' else 'FAIL'} {name}: {text}")
+            if text:
+                print(f"{LABELS[result]} {name}: {text}")
             elif args.v:
                 print(f"ok   {name} ({seconds:.1f} s)")
             sys.stdout.flush()

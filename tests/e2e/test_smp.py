@@ -2,8 +2,9 @@
 
 import re
 
-from harness import Vm, check, initrd_shell, test
+from harness import Scratch, Vm, check, initrd_shell, test
 from test_linux import check_dmesg
+from test_work import Work, check_stress
 
 
 def check_cpus(vm, n):
@@ -56,3 +57,29 @@ def smp_cpus_go_and_come(env):
                                  "for c in 3 1 2; do echo 1 >cpu$c/online || exit 1; done; done; cat online", 120)
         check(status == 0 and "0-3" in out, f"CPUs off and on: {out}")
         check_cpus(vm, 4)
+
+
+def latency(w):
+    """The worst CPU's median, 99th percentile and maximum, in microseconds."""
+    rows = re.findall(r"median (\d+), .* 99% (\d+), max (\d+)", w.run("/tmp/latency 2000"))
+    check(len(rows) == w.cpus, f"latency: {rows}")
+    return "/".join(str(max(int(row[i]) for row in rows)) for i in range(3))
+
+
+@test(weight=60)
+def smp_compiles_and_stress(env):
+    """Compilers beside each other make the same of the same; stress-ng verifies itself; the kernel has no complaints."""
+    said = []
+    for cpus in (2, 4):
+        with Scratch() as s, Work(env, s, cpus=cpus) as w:
+            w.run("gcc -O1 -w -o /tmp/latency latency.c -lpthread")
+            idle = latency(w)
+            w.run(f"for i in $(seq {cpus}); do gcc -O1 -w -c sums.c -o /tmp/$i.o & done; wait; "
+                  f"for i in $(seq {cpus}); do cmp /tmp/1.o /tmp/$i.o || exit 1; done", 120)
+            check_stress(w, f"--cpu {cpus} --switch 1 --futex 1 --fork 1 --timer 1", 3)
+            w.run(f"stress-ng -q --cpu {cpus} --timeout 60s & sleep 1")
+            busy = latency(w)
+            w.run("kill $(pidof stress-ng-cpu); wait; true")
+            w.end()
+            said.append(f"{cpus} vCPUs idle {idle}, busy {busy}")
+    return "us late at 1000 Hz, median/99 %/max: " + "; ".join(said)

@@ -74,10 +74,11 @@ STRESSORS = ("--cpu 1 --matrix 1", "--vm 1 --vm-bytes 48M --vecmath 1", "--qsort
 class Work:
     """A guest with a copy of the work disk, logged in, in the folder with tests/work."""
 
-    def __init__(self, env, scratch, kernel="vmlinuz", initrd="initrd.img", more=()):
+    def __init__(self, env, scratch, kernel="vmlinuz", initrd="initrd.img", cpus=2):
+        self.cpus = cpus
         self.disk = scratch.copy(env.guest("work.img"))
         self.vm = Vm(env, "--kernel", env.guest(kernel), "--initrd", env.guest(initrd), "--accel", "tcg", "--mem", "768M",
-                     "--cpus", "2", "--disk", self.disk, "--disk", work_disk(scratch) + ",ro", *more)
+                     "--cpus", str(cpus), "--disk", self.disk, "--disk", work_disk(scratch) + ",ro")
 
     def __enter__(self):
         self.vm.__enter__()
