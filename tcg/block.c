@@ -26,6 +26,21 @@ static bool code_wide(const struct tcg_cpu *c)
 	return c->mode != MODE_64 && (cs->base || cs->limit != 0xffffffff);
 }
 
+/* Blocks of one key mean the same, and may follow each other unseen. */
+static u8 block_key(const struct tcg_cpu *c)
+{
+	const u8 data = 1 << SEG_ES | 1 << SEG_SS | 1 << SEG_DS;
+
+	if (c->mode == MODE_64)
+		return MODE_64;
+	if (code_wide(c))
+		return c->mode | KEY_WIDE_CS;
+	if (c->mode == MODE_32 && c->stack_size == 4 && (c->flat & data) == data &&
+	    c->v.s.cr0 & CR0_PE)
+		return MODE_32 | KEY_FLAT;
+	return c->mode;
+}
+
 /* Bytes from rip to the end of the code segment; 0: beyond it. */
 static u64 code_room(const struct tcg_cpu *c, u64 rip)
 {
@@ -379,7 +394,7 @@ static struct block *block_start(struct tcg_cpu *c, u64 host, gpa_t gpa, u8 key)
 	b->gpa = gpa;
 	b->key = key;
 	b->to[0] = b->to[1] = &block_none;
-	b->link_ok = key == MODE_64 || key == MODE_32;
+	b->link_ok = key == MODE_64 || (key & ~KEY_FLAT) == MODE_32;
 	return b;
 }
 
@@ -559,7 +574,7 @@ struct block *block_find(struct tcg_cpu *c)
 	unsigned i = front_index(lin + t->addend);
 	struct block *b = NULL;
 
-	it->key = c->mode | (code_wide(c) ? KEY_WIDE_CS : 0);
+	it->key = block_key(c);
 	if (likely(lin - t->tag < PAGE_SIZE) && it->front[i].host == lin + t->addend)
 		b = it->front[i].b;
 	if (!b || b->key != it->key) {

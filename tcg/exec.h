@@ -23,6 +23,8 @@ enum {
 	BUDGET = 10000,           /* instructions between two looks at the clock */
 	KEY_WIDE_CS = 4,          /* code segment not flat: its limit needs a look at each entry */
 	KEY_SPLIT = 8,            /* one instruction that crosses into another page */
+	/* 32-bit code as everybody runs it: protected mode, ES, CS, SS and DS flat, 32-bit stack */
+	KEY_FLAT = 16,
 	INSN_MAX = 15,            /* bytes */
 	INBOX_MAX = 32,
 };

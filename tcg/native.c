@@ -191,9 +191,8 @@ static bool insn_is_pcmpstr(const struct insn *in)
 	       in->op->opcode <= 0x63;
 }
 
-/* W is the size of a general register or of memory in its place, and so void outside 64-bit mode:
- * CVTSI2SS, CVTTSS2SI, CVTSS2SI, MOVD, PEXTRD, PINSRD, PCMPESTRx. */
-static bool w_is_int_size(const struct insn *in)
+/* CVTSI2SS, CVTTSS2SI, CVTSS2SI, MOVD, PEXTRD, PINSRD, PCMPESTRx. */
+bool native_w_is_size(const struct insn *in)
 {
 	u8 op = in->op->opcode;
 
@@ -286,7 +285,7 @@ static struct x64_op stub_op(const struct insn *in, const struct stub *s)
 		.vvvv = in->vvvv,
 		.mem = mem,
 		.w = in->rex & 8 &&
-		     (vex ? in->mode == MODE_64 || !w_is_int_size(in) : w_is_int_size(in)),
+		     (vex ? in->mode == MODE_64 || !native_w_is_size(in) : native_w_is_size(in)),
 		.reg = in->modrm >> 3 & 7,
 		.rm = mem ? RDI : in->modrm & 7,
 	};

@@ -97,6 +97,9 @@ const struct insn *x87_error(struct tcg_cpu *c, const struct insn *in);
 
 /* What a stub left behind in guard.trap, as the guest's exception at in. */
 const struct insn *native_trap(struct tcg_cpu *c, const struct insn *in);
+/* Is W the size of a general register, or of memory in its place?  Then it is void outside 64-bit
+ * mode. */
+bool native_w_is_size(const struct insn *in);
 
 /* The stub for exactly this instruction, remembered in in->aux; valid until the next call. */
 const struct stub *native_stub(struct tcg_cpu *c, const struct insn *in);

@@ -73,17 +73,18 @@ bool desc_touch(struct tcg_cpu *c, struct desc *d)
 
 /* --- derived state ---------------------------------------------------------------------------- */
 /* No check can fail on a data access of up to 4 GiB through r. */
-static bool seg_is_flat(const struct tcg_cpu *c, const struct seg_reg *r)
+static bool seg_is_open(const struct tcg_cpu *c, const struct seg_reg *r)
 {
-	if (r->base || r->limit != 0xffffffff)
+	if (r->limit != 0xffffffff)
 		return false;
 	return seg_is_real(c) || (attr_is_wdata(r->attr) && !(r->attr & (TYPE_E | ATTR_UNUSABLE)));
 }
 
 static void refresh_seg(struct tcg_cpu *c, enum sreg seg)
 {
-	u8 flat = seg_is_flat(c, &c->v.s.seg[seg]);
+	u8 open = seg_is_open(c, &c->v.s.seg[seg]), flat = open && !c->v.s.seg[seg].base;
 
+	c->open = (u8)((c->open & ~(1u << seg)) | open << seg);
 	c->flat = (u8)((c->flat & ~(1u << seg)) | flat << seg);
 }
 

@@ -75,7 +75,7 @@ struct tcg_cpu {
 	u64 code_rip;    /* RIP of offset 0 of the page the running block is in */
 	struct {         /* translated code's own */
 		u64 scratch, callee, rax;
-		u64 near_key; /* XORed with rip to make a tag: the privilege */
+		u64 near_key; /* XORed with rip to make a tag: privilege and mode */
 		u64 runs;     /* of a loop that is to begin */
 		u64 left;     /* of what a loop has paid, when it is left by the way; else 0 */
 		u32 exit;
@@ -94,6 +94,7 @@ struct tcg_cpu {
 	u8 stack_size;   /* 2, 4 or 8: size of rSP used by the stack (SS.B, 64-bit mode) */
 	/* bit per segment register: base 0, limit 4 GiB, access as data needs, no checks */
 	u8 flat;
+	u8 open;         /* the same, but whatever the base */
 	bool shutdown;   /* a triple fault: the machine must be reset */
 	u8 db_pending;   /* data breakpoints held back by MOV SS, or by INT3 after one */
 	/* length of the INT n, INT3, INTO or INT1 being delivered; exc.c clears it */

@@ -1,4 +1,5 @@
-/* trans.c - tiers: counts how often a block runs, has hot ones of 64-bit code translated, enters
+/* trans.c - tiers: counts how often a block runs, has hot ones of 64-bit and flat
+ * 32-bit code translated, enters
  * them, links them, and forgets them.
  *
  * A block's first handler is trans_count until it is hot, then trans_enter.  From there on control
@@ -25,6 +26,11 @@ static void near_clear(struct tcg_cpu *c)
 	c->trans->near_gen = c->xlat_gen;
 }
 
+/* Make an address one that is not canonical: whose it is, and that 32-bit code begins there. */
+#define USER_KEY (1ull << 62)
+#define NARROW_KEY (1ull << 61)
+#define NEAR_KEYS (USER_KEY | NARROW_KEY)
+
 /* --- one block -------------------------------------------------------------------------------- */
 static struct block *block_of(const struct insn *in)
 {
@@ -35,7 +41,7 @@ static void jump_forget(struct tcg_cpu *c, u64 host)
 {
 	struct trans_jump *j = &c->hot.jump[trans_jump_index(host)];
 
-	if (j->host == host)
+	if ((j->host & ~NEAR_KEYS) == host)
 		j->host = 0;
 }
 
@@ -111,7 +117,9 @@ void trans_flush(struct tcg_cpu *c)
 
 void trans_block_new(struct tcg_cpu *c, struct block *b)
 {
-	if (b->key != (MODE_64 | KEY_SPLIT) && (b->key != MODE_64 || !b->link_ok))
+	u8 key = b->key & ~KEY_SPLIT;
+
+	if (key != MODE_64 && key != (MODE_32 | KEY_FLAT))
 		return;
 	b->heat = c->trans->heat;
 	b->first = b->insn[0].fn;
@@ -169,7 +177,7 @@ static void trans_link(struct tcg_cpu *c, struct trans_block *tb)
 	struct trans_block *from = &t->pool[t->pending / EDGES];
 	struct trans_edge *e = &from->edge[t->pending % EDGES];
 
-	if (t->pending && from->b && e->pgoff == tb->b->insn[0].pgoff &&
+	if (t->pending && from->b && e->pgoff == tb->b->insn[0].pgoff && from->mode == tb->mode &&
 	    !((from->b->host ^ tb->b->host) & ~(u64)(PAGE_SIZE - 1))) {
 		if (tb->fp_need & ~from->fp_need)
 			edge_set(t, e, e->reg ? tb->enter_reg : tb->enter_mem);
@@ -184,8 +192,6 @@ static void trans_link(struct tcg_cpu *c, struct trans_block *tb)
 	t->pending = 0;
 }
 
-#define USER_KEY (1ull << 62) /* makes an address one that is not canonical */
-
 /* hot.near[] is for the current address space and privilege, and now knows this block. */
 static void near_set(struct tcg_cpu *c, u64 rip, const u8 *code)
 {
@@ -193,8 +199,16 @@ static void near_set(struct tcg_cpu *c, u64 rip, const u8 *code)
 
 	if (c->trans->near_gen != c->xlat_gen)
 		near_clear(c);
-	c->top.near_key = c->cpl == 3 ? USER_KEY : 0;
+	c->top.near_key = (c->cpl == 3 ? USER_KEY : 0) | (c->mode == MODE_32 ? NARROW_KEY : 0);
 	*n = (struct trans_near){ rip ^ c->top.near_key, code };
+}
+
+/* 32-bit code has addresses in registers as they are.  What a way from 64-bit code left in the
+ * upper halves is undefined, SDM vol 1 "General-Purpose Registers in 64-Bit Mode". */
+static void halves_clear(struct tcg_cpu *c)
+{
+	for (unsigned r = RAX; r <= RDI; r++)
+		c->v.s.gpr[r] = (u32)c->v.s.gpr[r];
 }
 
 /* Instead of b's first instruction; the budget for b is taken. */
@@ -206,9 +220,11 @@ static HANDLER trans_enter(struct tcg_cpu *c, const struct insn *in)
 	struct trans_jump *j = &c->hot.jump[trans_jump_index(b->host)];
 
 	trans_link(c, tb);
-	j->host = b->host;
+	if (c->mode == MODE_32)
+		halves_clear(c);
 	j->code = t->cache.rx + tb->enter_mem;
 	near_set(c, c->code_rip + in->pgoff, j->code);
+	j->host = b->host ^ c->top.near_key;
 	c->budget += b->insns;
 	count_insns(c);
 	c->top.exit = NO_EXIT;
@@ -286,7 +302,7 @@ bool trans_step(struct tcg_cpu *c, const struct insn *in)
 		return trans_end(c);
 	}
 	if (unlikely(c->interp->dropped)) {
-		c->v.s.rip = insn_rip(c, next);
+		c->v.s.rip = rip_mask(next, insn_rip(c, next));
 		return trans_end(c);
 	}
 	if (fp)
@@ -305,7 +321,7 @@ static struct block *trans_rest(struct tcg_cpu *c, const struct insn *in)
 		in = insn_general(in)(c, in);
 	while (in && in < end && !c->interp->dropped);
 	if (in)
-		c->v.s.rip = insn_rip(c, in);
+		c->v.s.rip = rip_mask(in, insn_rip(c, in));
 	return end->aux;
 }
 
@@ -325,7 +341,7 @@ bool trans_split(struct tcg_cpu *c, struct block *b)
 	unsigned first = PAGE_SIZE - lin % PAGE_SIZE;
 
 	if (code_is(c, lin, b->raw, first) &&
-	    code_is(c, lin + first, b->raw + first, b->bytes - first))
+	    code_is(c, rip_mask(b->insn, lin + first), b->raw + first, b->bytes - first))
 		return true;
 	trans_retire(c, b);
 	b->heat = c->trans->heat;
@@ -354,11 +370,14 @@ bool trans_fp(struct tcg_cpu *c, struct block *b)
 static gva_t group_linear(const struct tcg_cpu *c, const struct insn *in,
 			  const struct group_info *g)
 {
-	if (g->stack && insn_way(in) == WAY_LEAVE)
-		return c->v.s.gpr[RBP];
+	gva_t lin;
+
 	if (g->stack)
-		return c->v.s.gpr[RSP] - (g->own_write ? 8 : 0);
-	return insn_ea(c, in) + (in->seg >= SEG_FS ? c->v.s.seg[in->seg].base : 0);
+		lin = c->v.s.gpr[insn_way(in) == WAY_LEAVE ? RBP : RSP] -
+		      (g->own_write ? insn_word(in) : 0);
+	else
+		lin = insn_ea(c, in) + (in->seg >= SEG_FS ? c->v.s.seg[in->seg].base : 0);
+	return rip_mask(in, lin);
 }
 
 /* A miss costs as much as many checks. */
@@ -386,7 +405,8 @@ bool trans_group(struct tcg_cpu *c, const struct insn *in, u64 info)
 	c->trans->stat.missed++;
 	memcpy(&g, &info, sizeof g);
 	lin = group_linear(c, in, &g);
-	if (is_canonical(lin) && is_canonical(lin + g.size - 1)) {
+	if (!(in->mode == MODE_32 && !g.stack && in->seg >= SEG_FS && !(c->open >> in->seg & 1)) &&
+	    is_canonical(lin) && is_canonical(lin + g.size - 1)) {
 		bool fp = c->fp_live;
 		bool ok = lin_host(c, lin, g.size, g.own_write ? ACC_W : ACC_R, &host);
 
@@ -397,7 +417,7 @@ bool trans_group(struct tcg_cpu *c, const struct insn *in, u64 info)
 		}
 		if (fp)
 			fp_enter(c);
-		lin += (u64)(s64)g.lo;
+		lin = rip_mask(in, lin + (u64)(s64)g.lo);
 		if (ok && (g.write ? tlb_write(c, lin, g.span) : tlb_read(c, lin, g.span)))
 			return true;
 		c->exc.vector = EXC_NONE; /* #MF or a misaligned operand's #GP may go first */

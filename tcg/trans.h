@@ -1,5 +1,5 @@
-/* trans.h - the translator: hot blocks of 64-bit code as host code, see trans.c; shared by its
- * files.
+/* trans.h - the translator: hot blocks of 64-bit and of flat 32-bit code as host code, see trans.c;
+ * shared by its files.
  *
  * Registers in translated code, everywhere: guest RAX to RDI but RSP, R8 and R12 to R14 are the
  * host's of the same number, guest RSP is host R15, guest R9, R10, R11 and R15 are in s.gpr[]. Host
@@ -220,6 +220,12 @@ struct loop {
 	u8 fp_need;        /* the ordinary code's */
 };
 
+/* Bytes of an address, a stack slot, a jump's operand. */
+static inline u8 insn_word(const struct insn *in)
+{
+	return in->mode == MODE_64 ? 8 : 4;
+}
+
 struct emit {
 	struct x64 *a;
 	struct tcg_cpu *c;
@@ -228,6 +234,7 @@ struct emit {
 	struct trans_block *tb;
 	const struct insn *insn[BLOCK_MAX]; /* the block's, or its loop's */
 	unsigned n;
+	u8 word; /* see insn_word() */
 	bool no_groups;
 	u16 live[BLOCK_MAX + 1]; /* flags that count before each instruction */
 	bool in_reg, in_mem; /* where they are now; both may be */
@@ -292,9 +299,13 @@ void emit_flags_needed(struct emit *e, u16 need);
 void emit_late_back(struct emit *e, unsigned from);
 /* T0 becomes the linear address of an access, by from it. */
 void emit_linear(struct emit *e, const struct insn *in, unsigned which, s64 by);
+/* The interpreter does what goes through an FS or GS of 32-bit code that has a limit. */
+struct late *emit_open(struct emit *e, const struct insn *in);
+/* dst becomes src + disp; no flags change. */
+void emit_lea_word(struct emit *e, unsigned dst, unsigned src, s32 disp);
 /* An access of instruction i: it is at [T0 + result] of the host. */
 void emit_access(struct emit *e, unsigned i, unsigned which, unsigned size, bool write);
-void emit_store(struct emit *e, unsigned reg); /* 64 bits, to e->mem */
+void emit_store(struct emit *e, unsigned reg); /* a word, to e->mem */
 void emit_jump(struct x64 *a, const u8 *to);
 u8 *emit_jcc(struct x64 *a, unsigned cond); /* rel32 to be filled in */
 void emit_patch(u8 *rel32, const u8 *to);
@@ -329,7 +340,10 @@ unsigned emit_home(struct emit *e, unsigned reg, u16 avoid); /* one to put it in
 void emit_fetch(struct emit *e, unsigned t, unsigned reg);
 void emit_put(struct emit *e, unsigned t, unsigned reg);
 
+/* trans_way.c */
 enum way insn_way(const struct insn *in);
+/* Do we know how to get at the memory operand? */
+bool insn_reach(const struct insn *in);
 
 /* trans_string.c */
 bool string_can(const struct insn *in);
@@ -363,6 +377,7 @@ _Static_assert(sizeof(struct group_info) == 8, "goes through a register");
 /* T2 becomes the offset of rip T0 in hot.near[]. */
 void emit_near_index(struct x64 *a);
 void emit_near_tag(struct x64 *a);
+void emit_near_key(struct x64 *a); /* T1 ^= top.near_key */
 void emit_near_go(struct x64 *a);
 void emit_rr(struct x64 *a, u8 opcode, bool w, unsigned rm, unsigned reg);
 enum { SHIFT_SHL = 4, SHIFT_SHR, SHIFT_SAR = 7 };
@@ -373,6 +388,8 @@ void emit_pushf(struct emit *e, unsigned i);
 void emit_if(struct emit *e, unsigned i);
 void emit_from_sreg(struct emit *e, const struct insn *in);
 void emit_bits(struct emit *e, unsigned i);
+/* One operand is at gs:[off]. */
+void emit_gs(struct x64 *a, u8 map, u8 opcode, unsigned reg, s32 off);
 
 /* trans_op.c */
 bool op_can(const struct insn *in);

@@ -154,7 +154,7 @@ static void emit_split(struct emit *e)
 	emit_imm64(a, T0, b->host);
 	emit_compare(e, b->raw, first);
 	x64_load_gs(a, T0, GS_OFF(code_rip));
-	x64_lea(a, T0, T0, PAGE_SIZE);
+	emit_lea_word(e, T0, T0, PAGE_SIZE);
 	split_late(e, emit_lookup(e, offsetof(struct tlb, x), PAGE_SIZE - 1));
 	x64_op(a, &(struct x64_op){ .opcode = 0x03,
 				    .w = true,
@@ -274,7 +274,9 @@ void emit_plan(struct emit *e)
 
 bool trans_emit(struct tcg_cpu *c, struct block *b, struct trans_block *tb, struct x64 *a)
 {
-	struct emit e = { .a = a, .c = c, .t = c->trans, .b = b, .tb = tb };
+	struct emit e = {
+		.a = a, .c = c, .t = c->trans, .b = b, .tb = tb, .word = insn_word(b->insn)
+	};
 	unsigned n = (unsigned)b->insns, i;
 	bool in_reg, in_mem;
 	u8 *fail;

@@ -70,6 +70,16 @@ void emit_put(struct emit *e, unsigned t, unsigned reg)
 		e->cached |= 1 << t;
 }
 
+void emit_lea_word(struct emit *e, unsigned dst, unsigned src, s32 disp)
+{
+	x64_op(e->a, &(struct x64_op){ .opcode = 0x8d,
+				       .w = e->word == 8,
+				       .reg = (u8)dst,
+				       .rm = (u8)src,
+				       .mem = true,
+				       .disp = disp });
+}
+
 /* No flags change.  w: 64 bits, else the lower 32. */
 void emit_address(struct emit *e, const struct insn *in, unsigned dst, bool w)
 {
@@ -185,21 +195,32 @@ void emit_linear(struct emit *e, const struct insn *in, unsigned which, s64 by)
 		push = insn_way(in) == WAY_PUSH || insn_way(in) == WAY_CALL ||
 		       insn_way(in) == WAY_PUSHF;
 
-		x64_lea(e->a, T0, insn_way(in) == WAY_LEAVE ? (unsigned)RBP : HOST_SP,
-			(s32)by - (push ? 8 : 0));
+		emit_lea_word(e, T0, insn_way(in) == WAY_LEAVE ? (unsigned)RBP : HOST_SP,
+			      (s32)by - (push ? e->word : 0));
 		return;
 	}
 	moved.disp += by;
-	emit_address(e, &moved, T0, true);
+	emit_address(e, &moved, T0, e->word == 8);
 	if (in->seg >= SEG_FS)
 		x64_op(e->a, &(struct x64_op){ .opcode = 0x03,
-					       .w = true,
+					       .w = e->word == 8,
 					       .reg = T0,
 					       .mem = true,
 					       .gs = true,
 					       .disp = GS_OFF(v.s.seg) +
 						       in->seg * (s32)sizeof(struct seg_reg) +
 						       (s32)offsetof(struct seg_reg, base) });
+}
+
+struct late *emit_open(struct emit *e, const struct insn *in)
+{
+	struct x64 *a = e->a;
+
+	if (e->word == 8 || in->seg < SEG_FS)
+		return NULL;
+	x64_op(a, &(struct x64_op){ .opcode = 0xf6, .mem = true, .gs = true,
+		.disp = GS_OFF(open), .has_imm = true, .imm = (u8)(1 << in->seg) }); /* TEST */
+	return late_add(e, emit_jcc(a, CC_E), in);
 }
 
 /* The displacement has to fit after being moved as well. */
@@ -221,11 +242,12 @@ static void emit_group_check(struct emit *e, unsigned i, unsigned which, unsigne
 				   (s16)(g->lo - x->eff),
 				   (u16)(g->hi - g->lo) };
 	s32 off = g->write ? offsetof(struct tlb, w) : offsetof(struct tlb, r);
-	struct late *l;
+	struct late *l, *shut;
 	u8 *again;
 
 	emit_clobber(e, i);
 	again = e->a->p;
+	shut = which == ACCESS_MEM ? emit_open(e, in) : NULL;
 	emit_linear(e, in, which, g->lo - x->eff);
 	if (e->t->counting)
 		emit_count(e->a, T1, checks, 1);
@@ -233,6 +255,9 @@ static void emit_group_check(struct emit *e, unsigned i, unsigned which, unsigne
 	l->thunk = e->t->group;
 	memcpy(&l->group, &info, sizeof info);
 	l->back = again;
+	if (shut)
+		*shut = (struct late){ .jump = shut->jump, .in = in, .thunk = l->thunk,
+				       .group = l->group, .back = again };
 	x64_op(e->a, &(struct x64_op){ .opcode = 0x03,
 				       .w = true,
 				       .reg = T0,
@@ -287,6 +312,8 @@ void emit_access(struct emit *e, unsigned i, unsigned which, unsigned size, bool
 	if (!group_usable(e, g, in) && !g->checked) {
 		g->count = 0; /* nor for the others */
 		emit_clobber(e, i);
+		if (which == ACCESS_MEM)
+			emit_open(e, in);
 		emit_linear(e, in, which, 0);
 		emit_check(e, in, size, write);
 		e->at_t0 = NULL;
@@ -302,10 +329,10 @@ void emit_access(struct emit *e, unsigned i, unsigned which, unsigned size, bool
 	e->mem.disp = (s32)(x->eff - g->lo);
 }
 
-/* Between the host's register reg and e->mem, 64 bits. */
+/* Between the host's register reg and e->mem, a word. */
 static void emit_move(struct emit *e, u8 opcode, unsigned reg)
 {
-	struct x64_op o = { .opcode = opcode, .w = true, .reg = (u8)reg };
+	struct x64_op o = { .opcode = opcode, .w = e->word == 8, .reg = (u8)reg };
 
 	host_at_put(&o, &e->mem);
 	x64_op(e->a, &o);
@@ -334,16 +361,21 @@ void emit_near_index(struct x64 *a)
 	x64_alu_imm(a, OP_AND, false, T2, (ARRAY_LEN(((struct tcg_cpu *)0)->hot.near) - 1) << 4);
 }
 
-/* T1 becomes what hot.near[] calls rip T0. */
-void emit_near_tag(struct x64 *a)
+void emit_near_key(struct x64 *a)
 {
-	x64_mov_rr(a, T1, T0);
 	x64_op(a, &(struct x64_op){ .opcode = 0x33,
 				    .w = true,
 				    .reg = T1,
 				    .mem = true,
 				    .gs = true,
 				    .disp = GS_OFF(top.near_key) });
+}
+
+/* T1 becomes what hot.near[] calls rip T0. */
+void emit_near_tag(struct x64 *a)
+{
+	x64_mov_rr(a, T1, T0);
+	emit_near_key(a);
 }
 
 /* Jump to the code of the entry of hot.near[] at T2. */
@@ -386,7 +418,7 @@ static void emit_indirect(struct emit *e, const struct insn *in, s32 add)
 	u8 *far = emit_near(e), *miss;
 
 	if (add)
-		x64_lea(a, HOST_SP, HOST_SP, add);
+		emit_lea_word(e, HOST_SP, HOST_SP, add);
 	x64_alu_imm(a, OP_AND, true, T0, -(s32)PAGE_SIZE);
 	x64_store_gs(a, T0, GS_OFF(code_rip));
 	emit_near_go(a);
@@ -397,7 +429,7 @@ static void emit_indirect(struct emit *e, const struct insn *in, s32 add)
 	else
 		emit_patch(miss, trans_rw(e->t, e->t->leave_rip));
 	if (add)
-		x64_lea(a, HOST_SP, HOST_SP, add);
+		emit_lea_word(e, HOST_SP, HOST_SP, add);
 	emit_jump(a, trans_rw(e->t, e->t->far));
 }
 
@@ -432,7 +464,7 @@ void emit_out(struct emit *e, struct out o)
 		if (!in_mem)
 			emit_flags_save(e->a);
 		x64_load_gs(e->a, T0, GS_OFF(code_rip));
-		x64_lea(e->a, T0, T0, (s32)o.to);
+		emit_lea_word(e, T0, T0, (s32)o.to);
 		emit_indirect(e, NULL, 0);
 	}
 	e->in_reg = in_reg;
@@ -450,7 +482,7 @@ void emit_go(struct emit *e, s64 to, unsigned edge)
 	if (!e->in_mem)
 		emit_flags_save(e->a);
 	x64_load_gs(e->a, T0, GS_OFF(code_rip));
-	x64_lea(e->a, T0, T0, (s32)to);
+	emit_lea_word(e, T0, T0, (s32)to);
 	emit_indirect(e, NULL, 0);
 }
 
@@ -475,7 +507,9 @@ static void emit_rcx_branch(struct emit *e, const struct insn *in, bool loop)
 	u8 *taken;
 
 	if (loop)
-		x64_lea(a, RCX, RCX, -1);
+		emit_lea_word(e, RCX, RCX, -1);
+	if (e->word == 4)
+		x64_u8(a, 0x67);
 	x64_u8(a, 0xe3);
 	x64_u8(a, loop ? 5 : 2);
 	if (!loop) {
@@ -505,12 +539,12 @@ static void emit_push(struct emit *e, unsigned i)
 	unsigned from = e->lates;
 
 	if (in->opd[0].kind == OPD_MEM) {
-		emit_access(e, i, ACCESS_MEM, 8, false);
+		emit_access(e, i, ACCESS_MEM, e->word, false);
 		emit_scratch(e, T1);
 		emit_load(e, T1);
 		x64_store_gs(e->a, T1, GS_OFF(top.scratch));
 	}
-	emit_access(e, i, ACCESS_STACK, 8, true);
+	emit_access(e, i, ACCESS_STACK, e->word, true);
 	if (in->opd[0].kind == OPD_IMM) {
 		emit_move(e, 0xc7, 0);
 		x64_u32(e->a, (u32)in->imm);
@@ -521,7 +555,7 @@ static void emit_push(struct emit *e, unsigned i)
 	} else {
 		emit_store(e, emit_get(e, in->opd[0].reg, 1 << T0));
 	}
-	x64_lea(e->a, HOST_SP, HOST_SP, -8);
+	emit_lea_word(e, HOST_SP, HOST_SP, -e->word);
 	emit_late_back(e, from);
 }
 
@@ -530,13 +564,13 @@ static void emit_pop(struct emit *e, unsigned i)
 	const struct insn *in = e->insn[i];
 	unsigned from = e->lates, reg = in->opd[0].reg, h = host_reg(e, reg);
 
-	emit_access(e, i, ACCESS_STACK, 8, false);
+	emit_access(e, i, ACCESS_STACK, e->word, false);
 	if (e->mem.index != REG_NONE)
-		e->mem.disp -= 8; /* it is RSP */
+		e->mem.disp -= e->word; /* it is RSP */
 	if (reg != RSP)
-		x64_lea(e->a, HOST_SP, HOST_SP, 8);
+		emit_lea_word(e, HOST_SP, HOST_SP, e->word);
 	else if (e->mem.index != REG_NONE)
-		e->mem.disp += 8;
+		e->mem.disp += e->word;
 	if (h == REG_NONE)
 		h = emit_home(e, reg, 1 << T0);
 	emit_load(e, h);
@@ -549,8 +583,8 @@ static void emit_leave_frame(struct emit *e, unsigned i)
 {
 	unsigned from = e->lates;
 
-	emit_access(e, i, ACCESS_STACK, 8, false);
-	x64_lea(e->a, HOST_SP, RBP, 8);
+	emit_access(e, i, ACCESS_STACK, e->word, false);
+	emit_lea_word(e, HOST_SP, RBP, e->word);
 	emit_load(e, RBP);
 	emit_late_back(e, from);
 }
@@ -570,7 +604,7 @@ static void emit_lea(struct emit *e, const struct insn *in)
 static void emit_target(struct emit *e, const struct insn *in, unsigned i)
 {
 	if (in->opd[0].kind == OPD_MEM) {
-		emit_access(e, i, ACCESS_MEM, 8, false);
+		emit_access(e, i, ACCESS_MEM, e->word, false);
 		emit_load(e, T0);
 	} else {
 		unsigned h = emit_get(e, in->opd[0].reg, 0);
@@ -586,12 +620,12 @@ static void emit_push_return(struct emit *e, unsigned i)
 {
 	const struct insn *in = e->insn[i];
 
-	emit_access(e, i, ACCESS_STACK, 8, true);
+	emit_access(e, i, ACCESS_STACK, e->word, true);
 	emit_scratch(e, T1);
 	x64_load_gs(e->a, T1, GS_OFF(code_rip));
 	x64_lea(e->a, T1, T1, in->pgoff + in->len);
 	emit_store(e, T1);
-	x64_lea(e->a, HOST_SP, HOST_SP, -8);
+	emit_lea_word(e, HOST_SP, HOST_SP, -e->word);
 }
 
 /* Nothing is pushed before the target is known to be good: the interpreter then begins anew. */
@@ -648,80 +682,10 @@ static void emit_ret(struct emit *e, unsigned i)
 {
 	const struct insn *in = e->insn[i];
 
-	emit_access(e, i, ACCESS_STACK, 8, false);
+	emit_access(e, i, ACCESS_STACK, e->word, false);
 	emit_load(e, T0);
 	emit_clobber(e, i);
-	emit_indirect(e, in, 8 + (in->opd[0].kind == OPD_IMM ? (u16)in->imm : 0));
-}
-
-static bool is_nop(const struct insn *in)
-{
-	insn_fn self = in->op->exec.self;
-
-	return self == exec_NOP || self == exec_ENDBR || self == exec_PREFETCH;
-}
-
-static bool is_bit_string(const struct insn *in)
-{
-	insn_fn self = in->op->exec.self;
-
-	return self == exec_BT_MEM || self == exec_BTS_MEM || self == exec_BTR_MEM ||
-	       self == exec_BTC_MEM;
-}
-
-static enum way end_way(const struct insn *in)
-{
-	insn_fn self = in->op->exec.self;
-	bool mem = in->opd[0].kind == OPD_MEM;
-
-	if (in->size != 8 || (mem && in->asize != 8))
-		return WAY_STEP;
-	if (self == exec_Jcc)
-		return WAY_JCC;
-	if (self == exec_JMP)
-		return WAY_JMP;
-	if (self == exec_CALL) /* [rsp - 8] is what is pushed */
-		return mem && in->base == RSP ? WAY_STEP : WAY_CALL;
-	if (self == exec_RET)
-		return WAY_RET;
-	return (self == exec_JCXZ || self == exec_LOOP) && in->asize == 8 ? WAY_RCX : WAY_STEP;
-}
-
-static enum way self_way(const struct insn *in)
-{
-	insn_fn self = in->op->exec.self;
-	u8 kind = in->opd[0].kind;
-
-	if (is_nop(in))
-		return WAY_NOP;
-	if (self == exec_CLI || self == exec_STI)
-		return WAY_IF;
-	if (self == exec_MOV_FROM_SREG && kind == OPD_REG && in->size >= 4)
-		return WAY_FROM_SREG;
-	if (string_can(in))
-		return WAY_STRING;
-	if (is_bit_string(in) && in->asize == 8 && in->size >= 4)
-		return WAY_BITS;
-	if (in->size != 8 || (kind == OPD_MEM && in->asize != 8))
-		return WAY_STEP;
-	if (self == exec_PUSH)
-		return WAY_PUSH;
-	if (self == exec_POP && kind == OPD_REG)
-		return WAY_POP;
-	if (self == exec_PUSHF)
-		return WAY_PUSHF;
-	return self == exec_LEAVE ? WAY_LEAVE : WAY_STEP;
-}
-
-enum way insn_way(const struct insn *in)
-{
-	enum way way = WAY_STEP;
-
-	if (in->op->cls == CLS_DRV && in->op->exec.drv == exec_LEA)
-		return in->asize == 8 && in->size >= 4 ? WAY_LEA : WAY_STEP;
-	if (in->op->cls == CLS_SELF)
-		way = in->op->flags & F_ENDS ? end_way(in) : self_way(in);
-	return way == WAY_STEP && !(in->op->flags & F_ENDS) && op_can(in) ? WAY_OP : way;
+	emit_indirect(e, in, e->word + (in->opd[0].kind == OPD_IMM ? (u16)in->imm : 0));
 }
 
 /* An operation on registers and at most one memory operand, whose size and direction the row says.

@@ -31,6 +31,12 @@ static void plan_kill_all(struct plan *p)
 	p->segs++;
 }
 
+/* Offsets of 32-bit code are modulo 4 GiB. */
+static s64 wrap(const struct plan *p, s64 off)
+{
+	return p->e->word == 8 ? off : (s32)off;
+}
+
 /* --- accesses --------------------------------------------------------------------------------- */
 static void plan_join(struct plan *p, struct touch *x, struct group_key key, unsigned size,
 		      bool write)
@@ -79,6 +85,7 @@ static void plan_mem(struct plan *p, unsigned i, const struct insn *in, unsigned
 	}
 	if (in->seg >= SEG_FS)
 		key.seg = p->segs << 4 | in->seg;
+	x->eff = wrap(p, x->eff);
 	plan_join(p, x, key, size, write);
 }
 
@@ -87,7 +94,8 @@ static void plan_stack(struct plan *p, unsigned i, unsigned reg, s64 off, bool w
 	struct touch *x = &p->e->touch[i][ACCESS_STACK];
 
 	*x = (struct touch){ .eff = p->reg[reg].off + off, .base_off = p->reg[reg].off };
-	plan_join(p, x, (struct group_key){ .base = p->reg[reg].id, .index = ~0u }, 8, write);
+	plan_join(p, x, (struct group_key){ .base = p->reg[reg].id, .index = ~0u }, p->e->word,
+		  write);
 }
 
 /* --- what instructions do to registers -------------------------------------------------------- */
@@ -119,7 +127,7 @@ static bool plan_linear(struct plan *p, const struct insn *in)
 	const struct opd *d = &in->opd[0], *s = &in->opd[1];
 	struct value v;
 
-	if (in->op->cls != CLS_DRV || d->kind != OPD_REG || d->size != 8)
+	if (in->op->cls != CLS_DRV || d->kind != OPD_REG || d->size != p->e->word)
 		return false;
 	v = p->reg[d->reg];
 	if (f == exec_ADD && s->kind == OPD_IMM)
@@ -130,23 +138,23 @@ static bool plan_linear(struct plan *p, const struct insn *in)
 		v.off += f == exec_INC ? 1 : -1;
 	else if (f == exec_MOV && s->kind == OPD_REG)
 		v = p->reg[s->reg];
-	else if (f == exec_LEA && in->base < 16 && in->index == REG_NONE && in->asize == 8)
+	else if (f == exec_LEA && in->base < 16 && in->index == REG_NONE && in->asize == p->e->word)
 		v = (struct value){ p->reg[in->base].id, p->reg[in->base].off + in->disp };
 	else
 		return false;
-	p->reg[d->reg] = v;
+	p->reg[d->reg] = (struct value){ v.id, wrap(p, v.off) };
 	return true;
 }
 
 static void plan_pop(struct plan *p, const struct insn *in)
 {
-	p->reg[RSP].off += 8;
+	p->reg[RSP].off += p->e->word;
 	plan_kill(p, in->opd[0].reg);
 }
 
 static void plan_leave(struct plan *p)
 {
-	p->reg[RSP] = (struct value){ p->reg[RBP].id, p->reg[RBP].off + 8 };
+	p->reg[RSP] = (struct value){ p->reg[RBP].id, p->reg[RBP].off + p->e->word };
 	plan_kill(p, RBP);
 }
 
@@ -155,6 +163,7 @@ static void plan_insn(struct plan *p, unsigned i)
 {
 	const struct insn *in = p->e->insn[i];
 	bool mem = in->opd[0].kind == OPD_MEM;
+	u8 word = p->e->word;
 
 	switch (insn_way(in)) {
 	case WAY_LEA:
@@ -169,14 +178,14 @@ static void plan_insn(struct plan *p, unsigned i)
 	case WAY_PUSHF:
 	case WAY_CALL:
 		if (mem) /* whose slow path would leave out the other's check */
-			plan_mem(p, i, in, 8, false);
+			plan_mem(p, i, in, word, false);
 		else
-			plan_stack(p, i, RSP, -8, true);
-		p->reg[RSP].off -= 8;
+			plan_stack(p, i, RSP, -word, true);
+		p->reg[RSP].off -= word;
 		break;
 	case WAY_JMP:
 		if (mem)
-			plan_mem(p, i, in, 8, false);
+			plan_mem(p, i, in, word, false);
 		break;
 	case WAY_POP:
 		plan_stack(p, i, RSP, 0, false);

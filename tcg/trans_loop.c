@@ -16,6 +16,7 @@
  * name, which are in hot.borrow[] meanwhile. */
 #include "trans.h"
 
+enum { MARGIN_BITS = 21, MARGIN = 1 << MARGIN_BITS };
 enum { STEP_MAX = 512, VAR_OFF_MAX = 1 << 20, FAR_MAX = 1 << 30, RECIPROCAL = 24 };
 
 /* --- what moves ------------------------------------------------------------------------------- */
@@ -37,7 +38,8 @@ static void group_hoist(struct emit *e, struct group *g)
 
 	g->host = g->var = REG_NONE;
 	g->hoisted = value_steady(e, g->key.base, &base) && value_steady(e, g->key.index, &index) &&
-		     !(base && index) && g->lo > -FAR_MAX && g->lo < FAR_MAX;
+		     !(base && index) && g->lo > -FAR_MAX && g->lo < FAR_MAX &&
+		     !(e->word == 4 && g->key.seg);
 	if (!g->hoisted)
 		return;
 	index = (s64)((u64)index << g->key.scale);
@@ -308,6 +310,32 @@ static void strip_count(struct x64 *a, s32 step, s32 most)
 	x64_lea(a, T2, T2, 1);
 }
 
+/* Does some access in the group come when a run has made its register smaller? */
+static bool goes_below(const struct emit *e, const struct group *g)
+{
+	bool below = g->step < 0;
+
+	for (unsigned i = 0; i < e->n; i++)
+		for (unsigned w = 0; w < ACCESSES; w++) {
+			const struct touch *x = &e->touch[i][w];
+
+			if (x->group == g - e->group)
+				below |= x->base_off < 0 || x->index_off < 0;
+		}
+	return below;
+}
+
+/* The body adds the 64 bits of a 32-bit register that moves: away if it might wrap on the way. */
+static void emit_no_wrap(struct emit *e, const struct group *g, unsigned var)
+{
+	const bool below = goes_below(e, g);
+
+	x64_lea(e->a, T1, var, below ? -MARGIN : 0);
+	emit_shift(e->a, SHIFT_SHR, true, T1, MARGIN_BITS);
+	x64_alu_imm(e->a, OP_CMP, true, T1, (1 << (32 - MARGIN_BITS)) - 2 - below);
+	emit_patch(emit_jcc(e->a, CC_A), e->loop.again);
+}
+
 /* The page of a group's span; top.runs becomes at most the number of runs until it is left. */
 static void emit_hoist(struct emit *e, struct group *g)
 {
@@ -334,6 +362,8 @@ static void emit_hoist(struct emit *e, struct group *g)
 		bool by_index = g->key.base != g->var + 1u;
 		unsigned var = emit_get(e, g->var, 1 << T0 | 1 << T2);
 
+		if (e->word == 4)
+			emit_no_wrap(e, g, var);
 		if (by_index && g->key.scale) {
 			if (var != T1)
 				x64_mov_rr(a, T1, var);

@@ -14,9 +14,9 @@ static bool map_is_x87(u8 map)
 	return map >= MAP_D8 && map <= MAP_DF;
 }
 
-static bool form_can(enum opd_form form)
+static bool form_can(const struct insn *in, unsigned n)
 {
-	switch (form) {
+	switch (form_of(in, n)) {
 	case FORM_NONE:
 	case FORM_E:
 	case FORM_G:
@@ -42,6 +42,7 @@ static bool form_can(enum opd_form form)
 	case FORM_N:
 	case FORM_ST0:
 	case FORM_STI: return true;
+	case FORM_O: return in->mode == MODE_32;
 	default: return false;
 	}
 }
@@ -89,9 +90,9 @@ bool op_can(const struct insn *in)
 	if (!class_can(in) || in->op->flags & (F_NOMEM | F_REP | F_PRIV))
 		return false;
 	for (unsigned n = 0; n < in->nopd; n++) {
-		if (!form_can(form_of(in, n)))
+		if (!form_can(in, n))
 			return false;
-		if (in->opd[n].kind == OPD_MEM && (in->asize != 8 || !in->opd[n].size))
+		if (in->opd[n].kind == OPD_MEM && (!insn_reach(in) || !in->opd[n].size))
 			return false;
 	}
 	return high_byte_can(in);
@@ -230,6 +231,15 @@ static void x87_note(struct emit *e, unsigned i)
 				    .disp = ptr + (s32)offsetof(struct x87_ptr, fop) });
 	x64_u8(a, in->modrm);
 	x64_u8(a, (u8)(in->op->map - MAP_D8));
+	if (e->word == 8)
+		return; /* 64-bit images have no selectors */
+	emit_gs(a, X64_MAP_0F, 0xb7, T2, GS_OFF(v.s.seg[SEG_CS].sel)); /* MOVZX */
+	x64_op(a, &(struct x64_op){ .opcode = 0x89,
+				    .osz = true,
+				    .reg = T2,
+				    .rm = T1,
+				    .mem = true,
+				    .disp = ptr + (s32)offsetof(struct x87_ptr, fcs) });
 }
 
 /* --- encoding --------------------------------------------------------------------------------- */
@@ -357,6 +367,7 @@ static void operand(struct emit *e, const struct insn *in, unsigned n, struct op
 	case FORM_E:
 	case FORM_R:
 	case FORM_M:
+	case FORM_O:
 		c->modrm = true;
 		if (o->kind == OPD_MEM) {
 			host_at_put(&c->o, &e->mem);
@@ -413,6 +424,32 @@ static void operand(struct emit *e, const struct insn *in, unsigned n, struct op
 	}
 }
 
+/* INC and DEC of one byte, which is a REX prefix for the host. */
+static bool is_inc_dec(const struct insn *in)
+{
+	return in->op->map == MAP_ONE && (in->op->opcode & 0xf0) == 0x40;
+}
+
+/* What 64-bit code has instead of encodings that it lacks. */
+static u8 opcode_of(const struct insn *in)
+{
+	u8 opcode = in->op->opcode;
+
+	if (in->op->map != MAP_ONE)
+		return opcode;
+	if (is_inc_dec(in))
+		return 0xff;
+	if (opcode >= 0xa0 && opcode <= 0xa3) /* MOV by absolute address: by ModRM */
+		return 0x88 | (opcode & 1) | (opcode < 0xa2 ? 2 : 0);
+	return opcode == 0x82 ? 0x80 : opcode;
+}
+
+/* Outside 64-bit mode, W selects some vector instructions and says nothing to the others. */
+static bool w_counts(const struct insn *in)
+{
+	return in->mode == MODE_64 || (in->op->cls == CLS_NATIVE && !native_w_is_size(in));
+}
+
 static void opcode_fields(const struct emit *e, const struct insn *in, struct opcode *c)
 {
 	static const u8 prefix[16] = { [PP_66] = 1, [PP_F3] = 2, [PP_F2] = 3 };
@@ -423,13 +460,13 @@ static void opcode_fields(const struct emit *e, const struct insn *in, struct op
 		.map = x87   ? X64_MAP_1
 		       : vex ? map - MAP_V0F + X64_MAP_0F
 			     : map,
-		.opcode = x87 ? 0xd8 + map - MAP_D8 : in->op->opcode,
+		.opcode = x87 ? 0xd8 + map - MAP_D8 : opcode_of(in),
 		.pp = vex   ? in->pp
 		      : x87 ? 0
 			    : prefix[pp],
 		.vex = vex,
 		.l = in->vexl,
-		.w = in->rex & 8,
+		.w = in->rex & 8 && w_counts(in),
 		.osz = !vex && !x87 && in->op->cls != CLS_NATIVE && in->prefixes & PFX_OPSIZE &&
 		       pp != PP_66,
 	};
@@ -445,6 +482,9 @@ static void opcode_fields(const struct emit *e, const struct insn *in, struct op
 		c->o.rm = in->modrm & 7;
 		if (c->o.mem)
 			host_at_put(&c->o, &e->mem);
+	} else if (is_inc_dec(in)) {
+		c->modrm = true;
+		c->o.reg = in->op->opcode >> 3 & 1;
 	} else if (in->op->ext <= EXT_7 || (in->op->ext & EXT_REG && in->op->ext < EXT___)) {
 		c->modrm = true;
 		c->o.reg = in->op->ext & 7;
@@ -462,6 +502,8 @@ static void emit_short(struct x64 *a, struct opcode *c)
 
 static bool is_short(const struct insn *in)
 {
+	if (is_inc_dec(in))
+		return false;
 	for (unsigned n = 0; n < in->nopd; n++)
 		if (form_of(in, n) == FORM_Z)
 			return true;

@@ -10,6 +10,11 @@ static bool is_movs(const struct insn *in)
 	return in->op->exec.self == exec_MOVS;
 }
 
+static bool can_reach(const struct insn *in)
+{
+	return insn_reach(in) && in->seg < SEG_FS;
+}
+
 /* --- by C ------------------------------------------------------------------------------------- */
 /* How many bytes from lin, at most want, lie at consecutive addresses of the host; 0: the TLB does
  * not know. */
@@ -44,17 +49,19 @@ static u64 string_chunk(struct tcg_cpu *c, const struct insn *in, u64 n)
 	u64 bytes = MIN(n, RUN_MAX) * in->size, count;
 	void *dst, *src;
 
+	if (in->mode == MODE_32)
+		bytes = MIN(bytes, BIT(32) - MAX(gpr[RDI], gpr[RSI]));
 	bytes = host_run(c->tlb->w, gpr[RDI], bytes, &dst);
 	if (bytes && is_movs(in))
 		bytes = host_run(c->tlb->r, gpr[RSI], bytes, &src);
 	n = count = bytes / in->size;
 	if (is_movs(in)) {
 		STRING("movs", "+D"(dst), "+S"(src), "+c"(count))
-		gpr[RSI] += n * in->size;
+		gpr[RSI] = rip_mask(in, gpr[RSI] + n * in->size);
 	} else {
 		STRING("stos", "+D"(dst), "+c"(count))
 	}
-	gpr[RDI] += n * in->size;
+	gpr[RDI] = rip_mask(in, gpr[RDI] + n * in->size);
 	c->budget -= (s32)(bytes >> 6);
 	return n;
 }
@@ -64,7 +71,7 @@ bool string_fast(struct tcg_cpu *c, const struct insn *in)
 	bool rep = in->prefixes & (PFX_REP | PFX_REPNE);
 	u64 left = rep ? c->v.s.gpr[RCX] : 1, n;
 
-	if (in->asize != 8 || c->v.s.rflags & FL_DF || in->seg >= SEG_FS)
+	if (!can_reach(in) || c->v.s.rflags & FL_DF)
 		return false;
 	while (left) {
 		n = string_chunk(c, in, left);
@@ -165,9 +172,9 @@ void emit_string(struct emit *e, unsigned i)
 				    .osz = in->size == 2,
 				    .w = in->size == 8,
 				    .no_modrm = true });
-	string_rr(a, 0x29, RDI, T2);
+	emit_rr(a, 0x29, e->word == 8, RDI, T2);
 	if (is_movs(in))
-		string_rr(a, 0x29, RSI, T1);
+		emit_rr(a, 0x29, e->word == 8, RSI, T1);
 	emit_late_back(e, from);
 }
 
@@ -175,6 +182,5 @@ bool string_can(const struct insn *in)
 {
 	insn_fn f = in->op->exec.self;
 
-	return (f == exec_MOVS || f == exec_STOS) && in->asize == 8 && in->seg < SEG_FS &&
-	       in->prefixes & PFX_REP;
+	return (f == exec_MOVS || f == exec_STOS) && can_reach(in) && in->prefixes & PFX_REP;
 }

@@ -4,8 +4,7 @@
 
 enum { MOVZX8 = 0xb6, MOVZX16 = 0xb7, MOVSXD = 0x63, LOAD = 0x8b, OR8 = 0x0a, OR32 = 0x0b };
 
-/* One operand at gs:[off]. */
-static void sys_gs(struct x64 *a, u8 map, u8 opcode, unsigned reg, s32 off)
+void emit_gs(struct x64 *a, u8 map, u8 opcode, unsigned reg, s32 off)
 {
 	x64_op(a, &(struct x64_op){ .map = map,
 				    .opcode = opcode,
@@ -20,14 +19,14 @@ static void sys_gs(struct x64 *a, u8 map, u8 opcode, unsigned reg, s32 off)
  * RF clear. */
 static void sys_rflags(struct x64 *a)
 {
-	sys_gs(a, X64_MAP_0F, MOVZX16, T1, GS_OFF(cc));
+	emit_gs(a, X64_MAP_0F, MOVZX16, T1, GS_OFF(cc));
 	x64_mov_rr(a, T2, T1);
 	emit_shift(a, SHIFT_SHR, false, T1, 8);
 	x64_alu_imm(a, OP_AND, false, T1, FL_ARITH & 0xff);
 	x64_alu_imm(a, OP_AND, false, T2, 1);
 	emit_shift(a, SHIFT_SHL, false, T2, 11);
 	emit_rr(a, 0x09, false, T1, T2);
-	sys_gs(a, X64_MAP_1, LOAD, T2, GS_OFF(v.s.rflags));
+	emit_gs(a, X64_MAP_1, LOAD, T2, GS_OFF(v.s.rflags));
 	x64_alu_imm(a, OP_AND, false, T2, ~(FL_ARITH | FL_VM | FL_RF));
 	emit_rr(a, 0x09, false, T1, T2);
 }
@@ -37,12 +36,12 @@ void emit_pushf(struct emit *e, unsigned i)
 	unsigned from = e->lates;
 
 	emit_clobber(e, i); /* it reads the flags, so now they are in c->cc */
-	emit_access(e, i, ACCESS_STACK, 8, true);
+	emit_access(e, i, ACCESS_STACK, e->word, true);
 	emit_scratch(e, T1);
 	emit_scratch(e, T2);
 	sys_rflags(e->a);
 	emit_store(e, T1);
-	x64_lea(e->a, HOST_SP, HOST_SP, -8);
+	emit_lea_word(e, HOST_SP, HOST_SP, -e->word);
 	emit_late_back(e, from);
 }
 
@@ -56,10 +55,10 @@ void emit_if(struct emit *e, unsigned i)
 
 	emit_clobber(e, i);
 	emit_scratch(e, T1);
-	sys_gs(a, X64_MAP_0F, MOVZX8, T1, GS_OFF(cpl));
+	emit_gs(a, X64_MAP_0F, MOVZX8, T1, GS_OFF(cpl));
 	if (sti) {
-		sys_gs(a, X64_MAP_1, OR8, T1, GS_OFF(irq_masked));
-		sys_gs(a, X64_MAP_1, OR32, T1, GS_OFF(kicked));
+		emit_gs(a, X64_MAP_1, OR8, T1, GS_OFF(irq_masked));
+		emit_gs(a, X64_MAP_1, OR32, T1, GS_OFF(kicked));
 	} else {
 		emit_rr(a, 0x85, false, T1, T1);
 	}
@@ -75,7 +74,7 @@ void emit_from_sreg(struct emit *e, const struct insn *in)
 
 	if (h == REG_NONE)
 		h = emit_home(e, reg, 0);
-	sys_gs(e->a, X64_MAP_0F, MOVZX16, h,
+	emit_gs(e->a, X64_MAP_0F, MOVZX16, h,
 	       GS_OFF(v.s.seg) + in->opd[1].reg * (s32)sizeof(struct seg_reg) +
 		       (s32)offsetof(struct seg_reg, sel));
 	if (reg_homeless(reg))
@@ -93,6 +92,7 @@ void emit_bits(struct emit *e, unsigned i)
 	struct x64 *a = e->a;
 
 	emit_clobber(e, i);
+	emit_open(e, in);
 	emit_linear(e, in, ACCESS_MEM, 0);
 	e->at_t0 = NULL;
 	emit_scratch(e, T1);
@@ -102,7 +102,7 @@ void emit_bits(struct emit *e, unsigned i)
 				    .rm = (u8)emit_get(e, reg, 1 << T0 | 1 << T1) });
 	emit_shift(a, SHIFT_SAR, true, T1, w ? 6 : 5);
 	x64_op(a, &(struct x64_op){ .opcode = 0x8d,
-				    .w = true,
+				    .w = e->word == 8,
 				    .reg = T0,
 				    .rm = T0,
 				    .mem = true,

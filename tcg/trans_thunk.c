@@ -149,6 +149,7 @@ static u8 *thunk_find_near(struct x64 *a, bool counting)
 	emit_rr(a, 0x31, true, T2, T1);
 	x64_alu_imm(a, OP_AND, false, T2, (1 << JUMP_BITS) - 1);
 	emit_shift(a, 4, false, T2, 4);
+	emit_near_key(a);
 	at.opcode = 0x39, at.reg = T1, at.disp = GS_OFF(hot.jump);
 	x64_op(a, &at);
 	none = emit_jcc(a, CC_NE);

@@ -434,7 +434,7 @@ static void run_round(struct job *j, enum cpu_mode mode)
 			j->done++;
 		}
 	for (unsigned i = 0; !o->programs && !o->row && i < op_rows_n / 2 && !job_over(j); i++)
-		if (gen_sequence(&t)) {
+		if (gen_sequence(&t, mode)) {
 			run_case(&t, SEQUENCE, o);
 			j->done++;
 		}

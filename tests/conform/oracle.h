@@ -40,8 +40,8 @@ void gen_seed(u64 seed);
 u64 gen_random(void);
 /* A case for this row, with memory prepared by poke(); false: no luck this time. */
 bool gen_case(struct test_case *t, const struct op *row, enum cpu_mode mode);
-/* Several instructions in a row; 64-bit. */
-bool gen_sequence(struct test_case *t);
+/* Several instructions in a row. */
+bool gen_sequence(struct test_case *t, enum cpu_mode mode);
 /* With jumps, loops, calls, and code that changes. */
 bool gen_program(struct test_case *t, enum cpu_mode mode);
 /* Why no case is made for this row, or NULL. */

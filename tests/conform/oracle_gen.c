@@ -306,7 +306,7 @@ static bool prepare_jump(struct test_case *t)
 		return decode(&t->in, t->code, 15, in->mode) == (int)t->len;
 	}
 	if (in->opd[0].kind == OPD_REL) {
-		if (in->opd[0].size > 1 && chance(70)) {
+		if (in->opd[0].size == 4 && chance(70)) {
 			st32(t->code + t->len - 4, (u32)(gen_code_target(t) - next));
 			if (decode(&t->in, t->code, 15, in->mode) != (int)t->len)
 				return false;

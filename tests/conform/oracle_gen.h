@@ -35,6 +35,7 @@ void gen_fp(struct test_case *t);
 
 /* --- oracle_seq.c: instructions whose memory operands are near the address registers ---------- */
 bool seq_is_address(enum cpu_mode mode, unsigned reg);
+void seq_bases(struct test_case *t, enum cpu_mode mode);
 /* The next instruction is at t->len, with these flags undefined. */
 void seq_point(struct test_case *t, u64 undef);
 /* One more instruction at t->code's end, or none if there was no luck; stack: it may move RSP. */

@@ -102,6 +102,10 @@ static void set_segments(struct cpu_state *s, const struct test_case *t)
 						   (long_mode ? ATTR_L : ATTR_DB) };
 	s->seg[SEG_DS] = s->seg[SEG_ES] = s->seg[SEG_SS] = seg_data;
 	s->seg[SEG_FS] = s->seg[SEG_GS] = seg_null3;
+	if (!long_mode && !native_side_has_32bit()) { /* all of memory, and a part of it */
+		s->seg[SEG_FS] = s->seg[SEG_GS] = seg_data;
+		s->seg[SEG_GS].limit = DATA + 4096 + 100;
+	}
 	s->seg[SEG_FS].base = t->start.fs_base;
 	s->seg[SEG_GS].base = t->start.gs_base;
 }

@@ -368,6 +368,7 @@ static void prog_registers(struct prog *p)
 	r->gpr[p->mode == MODE_64 ? R12 : RDI] =
 		below(chance(95) || p->strings ? FUEL_MAX : MANY);
 	r->gpr[RSP] = STACK + (chance(90) ? 0 : below(8));
+	seq_bases(p->t, p->mode);
 	for (unsigned i = 0; p->mode != MODE_64 && i < 16; i++)
 		r->gpr[i] = i < 8 ? (u32)r->gpr[i] : 0;
 	r->flags = 0x202 | (gen_random() & FL_ARITH) | (chance(10) ? FL_DF : 0);

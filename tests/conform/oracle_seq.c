@@ -15,6 +15,15 @@ static const u8 rm_bases[] = { 3, 5, 6, 7 };
 	(1u << RBX | 1u << R11 | 1u << RBP | 1u << R13 | 1u << RSI | 1u << R14 | 1u << RDI | \
 	 1u << R15)
 
+/* Bases of FS and GS that leave an address near where it is. */
+void seq_bases(struct test_case *t, enum cpu_mode mode)
+{
+	if (mode == MODE_64 || native_side_has_32bit())
+		return;
+	t->start.fs_base = (u32)(below(8) * 16 - 64);
+	t->start.gs_base = below(40);
+}
+
 bool seq_is_address(enum cpu_mode mode, unsigned reg)
 {
 	return ADDRESS_REGS >> reg & 1 && !(mode != MODE_64 && reg == RDI);
@@ -77,7 +86,8 @@ static bool seq_address(struct draft *d)
 	*modrm = (u8)((*modrm & 0x38) | 0x40 | rm_bases[below(d->mode == MODE_64 ? 4 : 3)]);
 	modrm[1] = chance(70) ? disp & 0xf0 : disp;
 	return decode(&t->in, t->code, 15, d->mode) > 0 && t->in.op == t->row &&
-	       t->in.seg < SEG_FS && t->in.asize == (d->mode == MODE_64 ? 8 : 4) &&
+	       (t->in.seg < SEG_FS || (d->mode == MODE_32 && !native_side_has_32bit())) &&
+	       t->in.asize == (d->mode == MODE_64 ? 8 : 4) &&
 	       t->in.base < 16;
 }
 
@@ -119,34 +129,38 @@ bool seq_add_any(struct test_case *t, enum cpu_mode mode, bool stack, u64 *undef
 	return seq_add(t, list[below(*n)], mode, undef);
 }
 
-static void seq_registers(struct test_case *t)
+static void seq_registers(struct test_case *t, enum cpu_mode mode)
 {
 	for (unsigned i = 0; i < 16; i++) {
 		u64 at = DATA + 256 + below(7600);
 
 		if (chance(6))
 			at = gen_target(16);
-		t->start.gpr[i] = seq_is_address(MODE_64, i) || i == RSP
+		t->start.gpr[i] = seq_is_address(mode, i) || i == RSP
 					  ? (chance(80) ? ALIGN_DOWN(at, 16) : at)
 					  : gen_value();
 	}
+	for (unsigned i = 0; mode != MODE_64 && i < 16; i++)
+		t->start.gpr[i] = i < 8 ? (u32)t->start.gpr[i] : 0;
 }
 
-bool gen_sequence(struct test_case *t)
+bool gen_sequence(struct test_case *t, enum cpu_mode mode)
 {
 	unsigned want = 2 + below(SEQ_MAX - 1), have = 0;
 
 	memset(t, 0, offsetof(struct test_case, start.fx));
-	gen_wide_addresses = true;
+	gen_wide_addresses = mode == MODE_64;
+	t->in.mode = (u8)mode;
 	for (unsigned i = 0; have < want && i < SEQ_TRIES; i++)
-		have += seq_add_any(t, MODE_64, true, &t->undef);
-	if (have < 2 || decode(&t->in, t->code, 15, MODE_64) <= 0)
+		have += seq_add_any(t, mode, true, &t->undef);
+	if (have < 2 || decode(&t->in, t->code, 15, mode) <= 0)
 		return false;
 	t->row = t->in.op;
 	t->how = HOW_BLOCK + chance(70);
 	t->start.flags = 0x202 | (gen_random() & FL_ARITH);
 	t->start.rip = CODE + 512 + below(3000);
-	seq_registers(t);
+	seq_registers(t, mode);
+	seq_bases(t, mode);
 	if (t->fp)
 		gen_fp(t);
 	return true;
