@@ -365,14 +365,14 @@ static void insn_end_of_block(struct insn *in, struct block *b, unsigned pgoff, 
 	static const struct op row = { .name = "(next)", .cls = CLS_SELF };
 
 	*in = (struct insn){
-		.fn = exec_fall_through, .op = &row, .aux = b, .pgoff = (u16)pgoff, .mode = mode
+		.fn = exec_fall_through, .op = &row, .aux = (u32)(in - b->insn), .pgoff = (u16)pgoff, .mode = mode
 	};
 }
 
 /* What lies behind the last instruction: in this page, or at the start of the next one. */
 HANDLER exec_fall_through(struct tcg_cpu *c, const struct insn *in)
 {
-	struct block *b = in->aux;
+	struct block *b = insn_block(in);
 	u64 rip = rip_mask(in, c->code_rip + in->pgoff);
 
 	if (b->link_ok && in->pgoff < PAGE_SIZE)

@@ -267,6 +267,7 @@ struct cursor {
 	struct insn *in;
 	unsigned at;         /* bytes looked at so far */
 	u8 rep;              /* effective prefix 2 (F3) or 3 (F2), or 0 */
+	u8 rex;              /* the byte, or 0 */
 	u8 seg;              /* override or SEG_NONE */
 	u8 opcode;
 	u8 map;
@@ -331,10 +332,10 @@ static void take_prefixes(struct cursor *d)
 		default:
 			if (in->mode != MODE_64 || (b & 0xf0) != 0x40)
 				return;
-			in->rex = b; /* counts only if the opcode follows */
+			d->rex = b; /* counts only if the opcode follows */
 			continue;
 		}
-		in->rex = 0;
+		d->rex = 0;
 	}
 }
 
@@ -344,7 +345,7 @@ static int take_vex(struct cursor *d)
 	u8 b = (u8)take(d, 1), last = b;
 
 	d->map = MAP_V0F;
-	if (in->rex || d->rep || in->prefixes & (PFX_OPSIZE | PFX_LOCK))
+	if (d->rex || d->rep || in->prefixes & (PFX_OPSIZE | PFX_LOCK))
 		return DECODE_UD;
 	in->rex = (u8)(~b >> 5 & 4); /* R */
 	if (d->opcode == 0xc4) {
@@ -377,9 +378,9 @@ static int take_opcode(struct cursor *d)
 	/* Outside 64-bit code a VEX prefix is an LES or LDS with register operands. */
 	if ((op & 0xfe) == 0xc4 && (in->mode == MODE_64 || d->b[d->at] >= 0xc0))
 		return take_vex(d);
-	if (in->rex)
+	if (d->rex)
 		in->prefixes |= PFX_REX;
-	in->rex &= 15;
+	in->rex = d->rex & 15;
 	in->pp = d->rep ? d->rep : in->prefixes & PFX_OPSIZE ? 1 : 0;
 	if (op == 0x0f) {
 		op = d->opcode = (u8)take(d, 1);
@@ -457,13 +458,13 @@ static void take_mem16(struct cursor *d)
 	unsigned mod = in->modrm >> 6, rm = in->modrm & 7;
 
 	if (mod == 0 && rm == 6) {
-		in->disp = take_signed(d, 2);
+		in->disp = (s32)take_signed(d, 2);
 		return;
 	}
 	in->base = bases[rm];
 	in->index = indexes[rm];
 	if (mod)
-		in->disp = take_signed(d, mod);
+		in->disp = (s32)take_signed(d, mod);
 }
 
 static void take_mem(struct cursor *d, bool vsib)
@@ -484,12 +485,12 @@ static void take_mem(struct cursor *d, bool vsib)
 	}
 	if (mod == 0 && base == 5) {
 		in->base = !sib && in->mode == MODE_64 ? REG_RIP : REG_NONE;
-		in->disp = take_signed(d, 4);
+		in->disp = (s32)take_signed(d, 4);
 		return;
 	}
 	in->base = (u8)(base | (in->rex << 3 & 8));
 	if (mod)
-		in->disp = take_signed(d, mod == 1 ? 1 : 4);
+		in->disp = (s32)take_signed(d, mod == 1 ? 1 : 4);
 }
 
 /* SIB, displacement and segment of the memory operand. */
@@ -509,8 +510,10 @@ static void set_imm(struct cursor *d, struct opd *o, u64 value)
 	o->kind = OPD_IMM;
 	if (d->imms++)
 		d->in->imm2 = (u16)value;
+	else if (o->size == 8 && value != (u64)(s32)value)
+		d->in->far = value, d->in->is_far = true;
 	else
-		d->in->imm = value;
+		d->in->imm = (s32)value;
 }
 
 /* Operands that are bytes of the instruction. */
@@ -523,21 +526,22 @@ static void take_immediate(struct cursor *d, struct opd *o, u8 form)
 		set_imm(d, o, take(d, o->size));
 		break;
 	case FORM_IS:
-		set_imm(d, o, (u64)take_signed(d, o->size) & (~0ull >> (64 - 8 * d->osize)));
+		set_imm(d, o, (u64)take_signed(d, o->size));
 		o->size = d->osize;
 		break;
 	case FORM_ONE:
 		set_imm(d, o, 1);
 		break;
 	case FORM_J:
-		in->imm = (u64)take_signed(d, o->size);
+		in->imm = (s32)take_signed(d, o->size);
 		break;
 	case FORM_A:
-		in->imm = take(d, d->osize);
+		in->imm = (s32)take(d, d->osize);
 		in->imm2 = (u16)take(d, 2);
 		break;
 	case FORM_O:
-		in->disp = (s64)take(d, in->asize);
+		in->far = take(d, in->asize);
+		in->is_far = true;
 		break;
 	default: /* FORM_L; bit 7 is ignored outside 64-bit code */
 		o->reg = take(d, 1) >> 4 & (in->mode == MODE_64 ? 15 : 7);

@@ -87,37 +87,58 @@ enum opd_kind {
 };
 
 struct opd {
-	u8 kind, reg, size; /* size in bytes; 0: none or address only; far pointers: offset + 2 */
+	u8 kind : 4, reg : 4;
+	u8 size; /* in bytes; 0: none or address only; far pointers: offset + 2 */
 };
 
 enum { REG_NONE = 0xff, REG_RIP = 0xfe };
 enum { PFX_LOCK = 1, PFX_REP = 2, PFX_REPNE = 4, PFX_OPSIZE = 8, PFX_ADDRSIZE = 16, PFX_REX = 32,
        PFX_VEX = 64, PFX_SEG = 128 };
 
+/* A guest's code is a hundred thousand of these, so they are small: 48 bytes. */
 struct insn {
 	insn_fn fn;       /* interpreter's handler for this form; set by interp.c */
 	const struct op *op;
-	void *aux;        /* native stub, or handler's own */
-	u64 imm;
-	s64 disp;         /* displacement, or absolute offset (moffs) */
-	u16 imm2;         /* far selector; the second OPD_IMM (ENTER's level) */
+	union {
+		struct {
+			union {
+				s32 disp; /* displacement */
+				u16 imm2; /* far selector; the second OPD_IMM (ENTER's level) */
+			};
+			s32 imm;  /* as many of its low bytes count as the operand has */
+		};
+		u64 far;          /* is_far: an immediate or absolute offset (moffs) of 64 bits */
+	};
+	u32 aux;          /* native stub, or handler's own */
 	u16 pgoff;        /* offset of its first byte in its page: rip = c->code_rip + pgoff */
-	u8 len;           /* 1-15 */
 	u8 size;          /* operand size: 1, 2, 4, 8; vectors 16, 32 */
-	u8 asize;         /* address size: 2, 4, 8 */
 	u8 prefixes;      /* PFX_* */
-	u8 rex;           /* W R X B in bits 3-0, also from VEX (un-inverted) */
 	u8 modrm;         /* 0 if none */
-	u8 pp;            /* mandatory prefix: 0 none, 1 66, 2 F3, 3 F2 */
-	u8 vvvv;          /* VEX register, un-inverted; 0 */
-	u8 vexl;          /* VEX.L */
 	u8 base, index;   /* of the memory operand; REG_NONE, or base REG_RIP */
-	u8 scale;         /* log2 */
-	u8 seg;           /* enum sreg: effective segment of the memory operand */
-	u8 nopd;
+	u8 len : 4;       /* 1-15 */
+	u8 asize : 4;     /* address size: 2, 4, 8 */
+	u8 rex : 4;       /* W R X B in bits 3-0, also from VEX (un-inverted) */
+	u8 vvvv : 4;      /* VEX register, un-inverted; 0 */
+	u8 seg : 3;       /* enum sreg: effective segment of the memory operand */
+	u8 nopd : 3;
+	u8 mode : 2;      /* enum cpu_mode it was decoded for */
+	u8 scale : 2;     /* log2 */
+	u8 pp : 2;        /* mandatory prefix: 0 none, 1 66, 2 F3, 3 F2 */
+	u8 vexl : 1;      /* VEX.L */
+	bool is_far : 1;
 	struct opd opd[4];
-	u8 mode;          /* enum cpu_mode it was decoded for */
 };
+_Static_assert(sizeof(struct insn) == 48, "struct insn is small");
+
+static inline u64 insn_imm(const struct insn *in)
+{
+	return in->is_far ? in->far : (u64)in->imm;
+}
+
+static inline u64 insn_disp(const struct insn *in)
+{
+	return in->is_far ? in->far : (u64)in->disp;
+}
 
 enum { DECODE_MORE = 0, DECODE_UD = -1, DECODE_GP = -2 };
 

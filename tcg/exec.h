@@ -50,6 +50,12 @@ struct block {
 	struct insn insn[];       /* the last one always leaves the block */
 };
 
+/* The block of its last instruction or of what stands behind that, whose aux says how far in. */
+static inline struct block *insn_block(const struct insn *in)
+{
+	return (struct block *)((char *)(in - in->aux) - offsetof(struct block, insn));
+}
+
 /* The blocks that begin in one guest page, by granule of their first byte. */
 struct code_page {
 	gpa_t gpa;

@@ -142,7 +142,7 @@ UNARY(dec, DEC_EXPR)
 UNARY(neg, NEG_EXPR)
 UNARY(not, NOT_EXPR)
 /* The count: an immediate, or CL, which the host masks as the guest's CPU would. */
-#define SHIFT_COUNT (in->opd[1].kind == OPD_IMM ? in->imm : c->v.s.gpr[RCX])
+#define SHIFT_COUNT (in->opd[1].kind == OPD_IMM ? (u64)in->imm : c->v.s.gpr[RCX])
 #define ROL_EXPR(size) alu_rol(size, &c->cc, a, SHIFT_COUNT)
 #define ROR_EXPR(size) alu_ror(size, &c->cc, a, SHIFT_COUNT)
 #define SHL_EXPR(size) alu_shl(size, &c->cc, a, SHIFT_COUNT)
@@ -164,8 +164,8 @@ UNARY(sar, SAR_EXPR)
 	}
 IMUL_FN(rr, in->opd[0].reg, reg_get(c, in->opd[1].reg, 4), 4)
 IMUL_FN(rr, in->opd[0].reg, reg_get(c, in->opd[1].reg, 8), 8)
-IMUL_FN(rri, in->opd[1].reg, in->imm, 4)
-IMUL_FN(rri, in->opd[1].reg, in->imm, 8)
+IMUL_FN(rri, in->opd[1].reg, (u64)in->imm, 4)
+IMUL_FN(rri, in->opd[1].reg, (u64)in->imm, 8)
 
 static insn_fn choose_imul(const struct insn *in)
 {
@@ -223,7 +223,7 @@ static HANDLER fast_push_reg(struct tcg_cpu *c, const struct insn *in)
 
 static HANDLER fast_push_imm(struct tcg_cpu *c, const struct insn *in)
 {
-	return likely(push_8(c, in->imm)) ? next(c, in) : exec_PUSH(c, in);
+	return likely(push_8(c, (u64)in->imm)) ? next(c, in) : exec_PUSH(c, in);
 }
 
 static HANDLER fast_pop_reg(struct tcg_cpu *c, const struct insn *in)
@@ -280,7 +280,7 @@ static always_inline u64 plain_value(const struct tcg_cpu *c, const struct insn 
 
 	if (o->kind == OPD_REG)
 		return reg_get(c, o->reg, o->size);
-	return o->kind == OPD_IMM ? in->imm & size_mask(in->size) : 0;
+	return o->kind == OPD_IMM ? insn_imm(in) & size_mask(in->size) : 0;
 }
 
 static always_inline HANDLER drive(struct tcg_cpu *c, const struct insn *in, u64 a, u64 b)

@@ -23,7 +23,7 @@ static always_inline u64 ea_base(const struct tcg_cpu *c, const struct insn *in)
 
 static always_inline u64 ea_any(const struct tcg_cpu *c, const struct insn *in)
 {
-	u64 ea = (u64)in->disp;
+	u64 ea = insn_disp(in);
 
 	if (in->base < 16)
 		ea += c->v.s.gpr[in->base];
@@ -110,10 +110,12 @@ static always_inline bool alu_do(struct tcg_cpu *c, const struct insn *in, enum 
 			return false;
 		if (op != ALU_MOV)
 			a = host_load(p, size);
-		b = form >= F_MI_B ? in->imm : reg_get(c, in->opd[1].reg, size);
+		b = form >= F_MI_B ? (u64)in->imm : reg_get(c, in->opd[1].reg, size);
 	} else {
 		a = reg_get(c, in->opd[0].reg, size);
-		b = form == F_RI ? in->imm : reg_get(c, in->opd[1].reg, size);
+		b = form != F_RI			    ? reg_get(c, in->opd[1].reg, size)
+		    : op == ALU_MOV && size == 8 ? insn_imm(in)
+						 : (u64)in->imm;
 	}
 	a = alu(c, op, size, a, b);
 	if (alu_writes(op) && form >= F_MR_B)

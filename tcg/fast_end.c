@@ -31,14 +31,14 @@ static always_inline bool cond_test(u16 cc, u16 mask, bool inverted)
 /* in->imm bytes on: in this page. */
 static always_inline HANDLER go_taken(struct tcg_cpu *c, const struct insn *in)
 {
-	struct block *b = in->aux;
+	struct block *b = insn_block(in);
 
 	return go_link(c, b, 1, c->code_rip + in->pgoff + in->len + in->imm);
 }
 
 static always_inline HANDLER go_next(struct tcg_cpu *c, const struct insn *in)
 {
-	struct block *b = in->aux;
+	struct block *b = insn_block(in);
 
 	return go_link(c, b, 0, c->code_rip + in->pgoff + in->len);
 }
@@ -199,7 +199,7 @@ bool fast_end(struct insn *in, struct block *b)
 	if (!fn)
 		return false;
 	in->fn = fn;
-	in->aux = b;
+	in->aux = (u32)(in - b->insn);
 	if (in->op->exec.self != exec_Jcc)
 		return false;
 	in->imm2 = cond_mask(in->op->opcode & 15);

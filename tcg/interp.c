@@ -10,7 +10,7 @@
 /* --- operands ----------------------------------------------------------------------------- */
 u64 insn_ea(const struct tcg_cpu *c, const struct insn *in)
 {
-	u64 ea = (u64)in->disp;
+	u64 ea = insn_disp(in);
 
 	if (in->base == REG_RIP)
 		ea += insn_next_rip(c, in);
@@ -40,7 +40,7 @@ bool opd_load(struct tcg_cpu *c, const struct insn *in, unsigned n, u64 *val)
 	case OPD_REG: *val = reg_get(c, o->reg, o->size); return true;
 	case OPD_REGH: *val = c->v.s.gpr[o->reg] >> 8 & 0xff; return true;
 	case OPD_MEM: return mem_load(c, in, o->size, val);
-	case OPD_IMM: *val = in->imm & size_mask(in->size); return true;
+	case OPD_IMM: *val = insn_imm(in) & size_mask(in->size); return true;
 	case OPD_SREG: *val = c->v.s.seg[o->reg].sel; return true;
 	default: *val = 0; return true;
 	}

@@ -331,9 +331,15 @@ static void stub_emit(struct x64 *a, const struct insn *in, const struct stub *s
 }
 
 /* --- keeping stubs ---------------------------------------------------------------------------- */
-static void stub_flush(struct native *n)
+static void stub_flush(struct tcg_cpu *c)
 {
+	struct native *n = c->native;
+
 	cache_flush(&n->cache);
+	if (n->cache.gen % STUB_GENS == 0) {
+		n->cache.gen++; /* 0 is of a fresh instruction */
+		interp_flush(c);
+	}
 	memset(n->hash, 0, sizeof n->hash);
 	n->stubs = 0;
 }
@@ -365,8 +371,9 @@ static u16 *stub_slot(struct native *n, const struct stub *want)
 	}
 }
 
-static const struct stub *stub_find(struct native *n, const struct insn *in)
+static const struct stub *stub_find(struct tcg_cpu *c, const struct insn *in)
 {
+	struct native *n = c->native;
 	struct stub s = { 0 };
 	struct x64 a = { s.code, s.code + sizeof s.code, false };
 	u16 *slot;
@@ -379,7 +386,7 @@ static const struct stub *stub_find(struct native *n, const struct insn *in)
 	if (*slot)
 		return &n->stub[*slot - 1];
 	if (n->stubs == STUBS_MAX || !(s.fn = stub_install(n, s.code, s.code_len))) {
-		stub_flush(n);
+		stub_flush(c);
 		slot = stub_slot(n, &s);
 		s.fn = stub_install(n, s.code, s.code_len);
 	}
@@ -388,13 +395,13 @@ static const struct stub *stub_find(struct native *n, const struct insn *in)
 	return &n->stub[n->stubs - 1];
 }
 
-/* insn.aux holds the generation of the cache and the stub's index; one of a flushed cache never
- * matches, so decoded blocks need not be told. */
+/* insn.aux holds the generation of the cache and the stub's index; one of a flushed cache does not
+ * match, so decoded blocks need not be told, unless generations begin anew: stub_flush(). */
 static always_inline const struct stub *stub_cached(const struct native *n, const struct insn *in)
 {
-	u64 aux = (u64)in->aux;
-
-	return likely(aux >> 32 == n->cache.gen) ? &n->stub[(u32)aux] : NULL;
+	return likely(in->aux / STUBS_MAX == n->cache.gen % STUB_GENS)
+		       ? &n->stub[in->aux % STUBS_MAX]
+		       : NULL;
 }
 
 const struct stub *native_stub(struct tcg_cpu *c, const struct insn *in)
@@ -405,8 +412,8 @@ const struct stub *native_stub(struct tcg_cpu *c, const struct insn *in)
 	const struct stub *s = stub_cached(n, in);
 
 	if (!s) {
-		s = stub_find(n, in);
-		self->aux = (void *)((u64)n->cache.gen << 32 | (u64)(s - n->stub));
+		s = stub_find(c, in);
+		self->aux = n->cache.gen % STUB_GENS * STUBS_MAX + (u32)(s - n->stub);
 	}
 	return s;
 }

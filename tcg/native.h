@@ -20,6 +20,7 @@ enum {
 	FXSAVE_XMM_OFF = 160,
 	STUBS_MAX = 4096,
 	STUB_HASH = 2 * STUBS_MAX,
+	STUB_GENS = 1 << 20, /* of the cache, that insn.aux can tell apart */
 	STUB_CACHE_BYTES = 160 << 10,
 };
 

@@ -109,7 +109,7 @@ static void put_address(struct text *t, const struct insn *in, bool vsib)
 
 	if (in->base == REG_NONE && in->index == REG_NONE) {
 		put(t, "%s:0x%llx", seg_names[in->seg],
-		    (unsigned long long)mask((u64)in->disp, in->asize));
+		    (unsigned long long)mask(insn_disp(in), in->asize));
 		return;
 	}
 	if (seg)
@@ -125,10 +125,10 @@ static void put_address(struct text *t, const struct insn *in, bool vsib)
 		put_index(t, in, vsib);
 	}
 	if (in->base == REG_RIP)
-		put(t, "+0x%llx", (unsigned long long)in->disp);
+		put(t, "+0x%llx", (unsigned long long)(s64)in->disp);
 	else if (in->modrm >> 6 || in->base == REG_NONE)
 		put(t, "%c0x%llx", in->disp < 0 ? '-' : '+',
-		    (unsigned long long)(in->disp < 0 ? -in->disp : in->disp));
+		    (unsigned long long)(in->disp < 0 ? -(s64)in->disp : in->disp));
 	put(t, "]");
 }
 
@@ -164,14 +164,16 @@ static void put_operand(struct text *t, const struct insn *in, unsigned i, u64 r
 		if (s->form == FORM_ONE)
 			put(t, "1");
 		else
-			put(t, "0x%llx", (unsigned long long)(i && in->opd[0].kind == OPD_IMM ?
-								      in->imm2 : in->imm));
+			put(t, "0x%llx",
+			    (unsigned long long)(i && in->opd[0].kind == OPD_IMM
+							 ? in->imm2
+							 : mask(insn_imm(in), o->size)));
 		break;
 	case OPD_REL:
-		put(t, "0x%llx", (unsigned long long)mask(rip + in->len + in->imm, next));
+		put(t, "0x%llx", (unsigned long long)mask(rip + in->len + (u64)in->imm, next));
 		break;
 	case OPD_FAR:
-		put(t, "0x%x:0x%llx", in->imm2, (unsigned long long)in->imm);
+		put(t, "0x%x:0x%llx", in->imm2, (unsigned long long)(u32)in->imm);
 		break;
 	case OPD_SREG:
 		put(t, "%s", seg_names[o->reg & 7]);

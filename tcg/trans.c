@@ -261,7 +261,7 @@ static void x87_catch_up(struct tcg_cpu *c, const struct insn *in)
 
 	while (end->fn != exec_fall_through)
 		end++;
-	while (p-- > ((const struct block *)end->aux)->insn && insn_way(p) != WAY_STEP)
+	while (p-- > insn_block(end)->insn && insn_way(p) != WAY_STEP)
 		if (x87_notes(p)) {
 			c->native->ptr.fip = insn_rip(c, p);
 			c->native->ptr.fop = (u16)((p->op->map - MAP_D8) << 8 | p->modrm);
@@ -322,7 +322,7 @@ static struct block *trans_rest(struct tcg_cpu *c, const struct insn *in)
 	while (in && in < end && !c->interp->dropped);
 	if (in)
 		c->v.s.rip = rip_mask(in, insn_rip(c, in));
-	return end->aux;
+	return insn_block(end);
 }
 
 /* Does the fetch TLB have lin's page, and are its bytes these? */

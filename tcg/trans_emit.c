@@ -84,7 +84,7 @@ void emit_lea_word(struct emit *e, unsigned dst, unsigned src, s32 disp)
 void emit_address(struct emit *e, const struct insn *in, unsigned dst, bool w)
 {
 	struct x64_op o = {
-		.opcode = 0x8d, .w = w, .mem = true, .reg = (u8)dst, .disp = (s32)in->disp
+		.opcode = 0x8d, .w = w, .mem = true, .reg = (u8)dst, .disp = in->disp
 	};
 	u16 avoid = 0;
 
@@ -226,8 +226,8 @@ struct late *emit_open(struct emit *e, const struct insn *in)
 /* The displacement has to fit after being moved as well. */
 static bool group_usable(const struct emit *e, const struct group *g, const struct insn *in)
 {
-	return g->count > 1 && !e->no_groups && in->disp == (s32)in->disp &&
-	       (s64)(s32)in->disp + 4096 < INT32_MAX && (s64)(s32)in->disp - 4096 > INT32_MIN;
+	return g->count > 1 && !e->no_groups && !in->is_far &&
+	       (s64)in->disp + 4096 < INT32_MAX && (s64)in->disp - 4096 > INT32_MIN;
 }
 
 static void emit_group_check(struct emit *e, unsigned i, unsigned which, unsigned size, bool write)

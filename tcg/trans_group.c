@@ -68,7 +68,7 @@ static void plan_mem(struct plan *p, unsigned i, const struct insn *in, unsigned
 	struct touch *x = &p->e->touch[i][ACCESS_MEM];
 	struct group_key key = { .base = ~0u, .index = ~0u };
 
-	*x = (struct touch){ .eff = in->disp };
+	*x = (struct touch){ .eff = (s64)insn_disp(in) };
 	if (in->base == REG_RIP) {
 		key.base = ~1u;
 		x->eff += in->pgoff + in->len;

@@ -344,7 +344,7 @@ static void emit_hoist(struct emit *e, struct group *g)
 			   .index = REG_NONE,
 			   .seg = (u8)(g->key.seg & 15),
 			   .scale = (u8)g->key.scale,
-			   .disp = g->lo,
+			   .disp = (s32)g->lo,
 			   .asize = 8 };
 	s32 off = g->write ? offsetof(struct tlb, w) : offsetof(struct tlb, r);
 	s32 most = (s32)(PAGE_SIZE - (u64)(g->hi - g->lo));

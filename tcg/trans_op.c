@@ -413,7 +413,7 @@ static void operand(struct emit *e, const struct insn *in, unsigned n, struct op
 	case FORM_H: c->o.vvvv = in->vvvv; break;
 	case FORM_I:
 	case FORM_IS:
-		c->imm = in->imm;
+		c->imm = insn_imm(in);
 		c->imm_len = imm_bytes(in, n);
 		break;
 	case FORM_L:

@@ -48,7 +48,7 @@ static u64 operand_lin(const struct test_case *t)
 {
 	const struct insn *in = &t->in;
 	const u64 *gpr = t->start.gpr;
-	u64 ea = (u64)in->disp;
+	u64 ea = insn_disp(in);
 
 	if (in->base == REG_RIP)
 		ea += t->start.rip + t->len;

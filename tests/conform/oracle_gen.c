@@ -36,7 +36,7 @@ static bool solve(struct draft *d, u64 lin)
 {
 	struct test_case *t = d->t;
 	const struct insn *in = &t->in;
-	u64 *gpr = t->start.gpr, ea = lin - seg_base_of(t), want = ea - (u64)in->disp, high;
+	u64 *gpr = t->start.gpr, ea = lin - seg_base_of(t), want = ea - insn_disp(in), high;
 	bool vsib = has(d, 1ull << FORM_VSIB), index = in->index != REG_NONE && !vsib;
 	unsigned reg;
 
@@ -68,7 +68,7 @@ static u64 operand_lin(const struct draft *d)
 {
 	const struct insn *in = &d->t->in;
 	const u64 *gpr = d->t->start.gpr;
-	u64 ea = (u64)in->disp;
+	u64 ea = insn_disp(in);
 
 	if (in->base == REG_RIP)
 		ea += d->t->start.rip + d->t->len;
@@ -311,7 +311,7 @@ static bool prepare_jump(struct test_case *t)
 			if (decode(&t->in, t->code, 15, in->mode) != (int)t->len)
 				return false;
 		}
-		to = next + in->imm;
+		to = next + (u64)in->imm;
 		return to + 16 <= t->start.rip || to >= next + 32;
 	}
 	if ((runs(t->row, exec_JMP) || runs(t->row, exec_CALL)) && in->opd[0].kind == OPD_REG)
