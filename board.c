@@ -50,13 +50,8 @@ static const u32 virtio_gsi[] = { 16, 17, 18, 19, 20, 21, 22, 23, 5, 6, 7, 10, 1
 enum { VIRTIO_SLOT_BYTES = 0x1000 };
 #define VIRTIO_BASE 0xc0001000u
 
-/* With PCI: the bridge's regions after CONFIG_ADDRESS, and where BARs may lie.  The window has in
- * it what SeaBIOS takes for one if it does not know the bridge: 0xE0000000 and up. */
-static const struct slot pci_board[] = {
-	/* device           space  base             len             gsi */
-	{ &pci_host_ops,    PIO,   PCI_DATA_PORT,   4,              -1 },
-	{ &pci_host_ops,    MMIO,  PCI_ECAM_BASE,   PCI_ECAM_BYTES, -1 },
-};
+/* The window for BARs has in it what SeaBIOS takes for one if it does not know the bridge: 0xE0000000
+ * and up. */
 enum { PCI_GSI = 16 }; /* PIRQ A; B, C and D follow */
 static const u32 pci_isa_irq[PCI_LINES] = { 10, 11, 5, 7 };
 #define PCI_MEM32_BASE 0xd0000000u
@@ -139,16 +134,25 @@ static int board_chip(struct machine *m, const struct slot *first, u32 rows, str
 	return rc;
 }
 
-/* The bridge, from slot 0; the window above 4 GiB begins where RAM ends. */
-static int board_pci(struct machine *m, struct err *e)
+/* The window above 4 GiB begins where RAM ends. */
+static struct pci_setup board_pci_setup(struct machine *m)
 {
 	const struct mem_region *top = &m->mem.region[m->mem.n - 1];
 	u64 high = ALIGN_UP(MAX(top->gpa + top->bytes, 4 * GIB), GIB);
-	struct pci_setup setup = { .mmio = &m->mmio, .pio = &m->pio,
+
+	return (struct pci_setup){ .mmio = &m->mmio, .pio = &m->pio,
 				   .io = { PCI_IO_BASE, PCI_IO_BYTES },
 				   .mem32 = { PCI_MEM32_BASE, PCI_MEM32_END - PCI_MEM32_BASE },
 				   .mem64 = { high, PCI_MEM64_BYTES },
 				   .isa_irq = pci_isa_irq };
+}
+
+/* The bridge is there without a function on its bus, too, as on any PC: a kernel that cannot find a
+ * way to PCI's configuration space takes that for an error. */
+static int board_bridge(struct machine *m, struct err *e)
+{
+	static const struct slot data = { &pci_host_ops, PIO, PCI_DATA_PORT, 4, -1 };
+	struct pci_setup setup = board_pci_setup(m);
 	struct device wires;
 	int rc;
 
@@ -159,16 +163,24 @@ static int board_pci(struct machine *m, struct err *e)
 	rc = board_add(m, &pci_host_ops, &wires, e);
 	if (rc < 0)
 		return rc;
-	m->pci = m->dev[m->devs - 1];
-	bus_map_whole(&m->pio, PCI_ADDRESS_PORT, 4, m->pci, PCI_HOST_ADDRESS);
-	for (u32 i = 0; i < ARRAY_LEN(pci_board) && rc == 0; i++)
-		rc = board_map(m, &pci_board[i], PCI_HOST_ADDRESS + 1 + i, e);
+	bus_map_whole(&m->pio, PCI_ADDRESS_PORT, 4, m->dev[m->devs - 1], PCI_HOST_ADDRESS);
+	return board_map(m, &data, PCI_HOST_DATA, e);
+}
+
+/* Functions on its bus, and the tables tell of it. */
+static void board_pci(struct machine *m)
+{
+	struct pci_setup setup = board_pci_setup(m);
+	int rc;
+
+	m->pci = board_find(m, &pci_host_ops);
 	m->boot.pci = (struct boot_pci){ .present = true, .ecam = PCI_ECAM_BASE,
 					 .ecam_len = PCI_ECAM_BYTES, .gsi = PCI_GSI,
 					 .io = { setup.io.base, setup.io.len },
 					 .mem32 = { setup.mem32.base, setup.mem32.len },
 					 .mem64 = { setup.mem64.base, setup.mem64.len } };
-	return rc;
+	rc = bus_map(&m->mmio, PCI_ECAM_BASE, PCI_ECAM_BYTES, m->pci, PCI_HOST_ECAM);
+	ASSERT(rc == 0);
 }
 
 /* The next slot; the function's interrupt is the bridge's to connect. */
@@ -302,8 +314,10 @@ bool board_looks_at_kernel(const struct config *cfg)
 
 int board_attach(struct machine *m, struct err *e)
 {
-	int rc = board_wants_pci(m) ? board_pci(m, e) : 0;
+	int rc = 0;
 
+	if (board_wants_pci(m))
+		board_pci(m);
 	for (u32 i = 0; i < m->cfg->disks && rc == 0; i++)
 		rc = board_virtio(m, &virtio_blk, m->cfg->disk[i].id, &m->blk[i], e);
 	if (rc == 0 && m->cfg->rng)
@@ -326,7 +340,9 @@ int board_build(struct machine *m, struct err *e)
 		return rc;
 	m->chip.pic = board_find(m, &pic_ops);
 	m->chip.ioapic = board_find(m, &ioapic_ops);
-	rc = board_images(m, e);
+	rc = board_bridge(m, e);
+	if (rc == 0)
+		rc = board_images(m, e);
 	if (rc == 0 && !board_looks_at_kernel(m->cfg))
 		rc = board_attach(m, e);
 	if (rc == 0 && m->boot.has_fw_cfg) /* last: a firmware's tables in it describe the others */

@@ -29,7 +29,7 @@ struct machine {
 	u32 devs;
 	struct vdev *vdev[DEVICES_MAX]; /* those of dev[] that are virtio devices */
 	u32 vdevs;
-	struct device *pci;       /* the host bridge, or NULL; one of dev[] */
+	struct device *pci;       /* the host bridge if virtio devices are on its bus, or NULL */
 	struct image *image[DISKS_MAX];
 	struct blk_setup blk[DISKS_MAX];
 	struct chardev *console;

@@ -51,6 +51,7 @@ static void machine_boot_config(struct machine *m)
 	m->boot.entry = entries[cfg->entry];
 	m->boot.keep_compressed = cfg->entry != ENTRY_AUTO;
 	m->boot.nr_disks = cfg->disks;
+	memcpy(m->boot.uuid, cfg->uuid, sizeof m->boot.uuid);
 	m->boot.has_fw_cfg = cfg->bios || cfg->fw_files;
 	m->boot.fw_file = cfg->fw_file;
 	m->boot.fw_files = cfg->fw_files;

@@ -1,6 +1,7 @@
 /* options.c - the option table and the parsers of its value types. */
 #include "options.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -182,6 +183,32 @@ static int opt_id(struct config *cfg, void *field, const char *value, struct err
 	return 0;
 }
 
+static bool is_uuid_char(char form, char c)
+{
+	return form == 'x' ? isxdigit((u8)c) != 0 : form && c == form;
+}
+
+/* RFC 9562 §4. */
+static int opt_uuid(struct config *cfg, void *field, const char *value, struct err *e)
+{
+	static const char form[] = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
+	u32 digits = 0, i;
+	u8 *uuid = field;
+
+	memset(uuid, 0, sizeof cfg->uuid);
+	for (i = 0; is_uuid_char(form[i], value[i]); i++) {
+		u32 digit = (u8)value[i] <= '9' ? value[i] - '0' : (value[i] | 0x20) - 'a' + 10;
+
+		if (form[i] != 'x')
+			continue;
+		uuid[digits / 2] |= (u8)(digit << (digits % 2 ? 0 : 4));
+		digits++;
+	}
+	if (form[i] || value[i])
+		return err_set(e, -EINVAL, "\"%s\" is not of the form %s", value, form);
+	return 0;
+}
+
 static int opt_reboot(struct config *cfg, void *field, const char *value, struct err *e)
 {
 	u32 restart = 0;
@@ -309,6 +336,8 @@ static const struct opt opts[] = {
 	  "where the first serial port goes (stdio); on a terminal, Ctrl-A x leaves and Ctrl-A h "
 	  "helps" },
 	{ "rng", 0, NULL, "on|off", opt_bool, FIELD(rng), "virtio entropy device (on)" },
+	{ "uuid", 0, NULL, "UUID", opt_uuid, FIELD(uuid),
+	  "the machine's UUID in its SMBIOS tables, where dmidecode, cloud-init and systemd find it" },
 	{ "on-reboot", 0, NULL, "exit|restart", opt_reboot, FIELD(restart),
 	  "what a reset by the guest does (exit)" },
 	{ "stop-timeout", 0, NULL, "SECONDS", opt_seconds, FIELD(stop_s),

@@ -31,6 +31,7 @@ struct config {
 	struct fw_file fw_file[FW_FILES_MAX];
 	u32 fw_files;
 	u64 mem_bytes;
+	u8 uuid[16]; /* as it is written, first digits first; zeros: none */
 	u32 vcpus;
 	u32 stop_s;  /* from the power button to the end */
 	u32 accel;   /* enum accel */

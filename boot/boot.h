@@ -75,6 +75,7 @@ struct boot_config {
 	bool has_i8042;       /* there is a keyboard controller */
 	u32 serial_ports;     /* COM1.. present, 0-4 */
 	u32 nr_vcpus;         /* APIC IDs are 0 to nr_vcpus - 1 */
+	u8 uuid[16];          /* as it is written; zeros: none */
 	u32 nr_slots;
 	struct boot_slot slot[BOOT_SLOTS_MAX];
 	struct boot_pci pci;

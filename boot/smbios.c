@@ -70,14 +70,24 @@ static void put_bios(struct smbios *s)
 	end(s);
 }
 
-static void put_system(struct smbios *s)
+/* Of the five numbers in a UUID the first three lie here with their lowest byte first (§7.2.1). */
+static void put_uuid(u8 *p, const u8 *uuid)
+{
+	static const u8 order[16] = { 3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15 };
+
+	for (u32 i = 0; i < sizeof order; i++)
+		p[i] = uuid[order[i]];
+}
+
+static void put_system(struct smbios *s, const u8 *uuid)
 {
 	u8 *p = begin(s, SYSTEM, 27, 0);
 
 	p[4] = text(s, vendor);
 	p[5] = text(s, product);
 	p[6] = text(s, MVM_VERSION);
-	p[24] = 6; /* woken by its power switch; the UUID of zeros says that none was given */
+	put_uuid(p + 8, uuid); /* zeros say that none was given */
+	p[24] = 6;             /* woken by its power switch */
 	end(s);
 	p = begin(s, CHASSIS, 22, 0);
 	p[4] = text(s, vendor);
@@ -168,12 +178,13 @@ static void put_entry(struct smbios *s, u32 table)
 }
 
 /* The table will lie at `table`; 0 when firmware decides, and describes itself. */
-static void smbios_fill(struct smbios *s, const struct memory *m, u32 nr_vcpus, u32 table)
+static void smbios_fill(struct smbios *s, const struct memory *m, const struct boot_config *c,
+			u32 table)
 {
 	if (table)
 		put_bios(s);
-	put_system(s);
-	put_cpu(s, nr_vcpus);
+	put_system(s, c->uuid);
+	put_cpu(s, c->nr_vcpus);
 	put_memory(s, m);
 	put_ranges(s, m);
 	begin(s, BOOT_STATUS, 11, 0); /* no errors */
@@ -187,7 +198,7 @@ void smbios_put(struct loader *l)
 {
 	struct smbios s = { 0 };
 
-	smbios_fill(&s, l->m, l->c->nr_vcpus, LOW_SMBIOS + 32);
+	smbios_fill(&s, l->m, l->c, LOW_SMBIOS + 32);
 	boot_put(l, LOW_SMBIOS, s.entry, sizeof s.entry);
 	boot_put(l, LOW_SMBIOS + 32, s.buf, s.len);
 }
@@ -196,7 +207,7 @@ void smbios_add_files(struct firmware *f, const struct boot_config *c, const str
 {
 	struct smbios s = { 0 };
 
-	smbios_fill(&s, m, c->nr_vcpus, 0);
+	smbios_fill(&s, m, c, 0);
 	firmware_add_file(f, "etc/smbios/smbios-anchor", s.entry, sizeof s.entry);
 	firmware_add_file(f, "etc/smbios/smbios-tables", s.buf, s.len);
 }

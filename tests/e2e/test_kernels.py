@@ -77,7 +77,8 @@ def kernels_get_the_transport_that_they_know(env):
             args = ["--kernel", env.guest("vmlinuz"), "--disk", s.copy(env.guest("small.img")),
                     "--initrd", s.file("initrd", gzip.compress(without(archive, word), 1))]
             described = json.loads(run(env, "--dry-run", *args).stdout)
-            check(("pci-host" in str(described["devices"])) == (transport == "pci"), f"{transport}: {described}")
+            wired = [d["gsi"] for d in described["devices"] if d["type"] == "virtio-blk"]
+            check(wired == [[]] if transport == "pci" else wired == [[16]], f"{transport}: {described}")
             with Vm(env, *args) as vm:
                 login(vm)
                 _, out = vm.command("mount; readlink -f /sys/block/vda/device/../driver")

@@ -13,7 +13,7 @@ from harness import Failure, Scratch, Skip, Vm, check, fsck, initrd_shell, login
 BAD_DMESG = re.compile(r"(?-i:BUG:|WARNING:)|Oops|Call Trace|unable to handle|spurious|not functional|"
                        r"firmware bug|timer doesn't work|I/O error|hung task|soft lockup|"
                        r"Clocksource .* unstable|IRQ .* nobody cared|ACPI Error|ACPI Warning|"
-                       r"TSC calibration failed|unchecked MSR|i8042: (No controller|Can't)", re.I)
+                       r"TSC calibration failed|PCI: Fatal|unchecked MSR|i8042: (No controller|Can't)", re.I)
 # ... and what Debian's kernel says on good hardware too.
 FINE_DMESG = re.compile(r"Spectre|Meltdown|mitigation|bugs:|RETBleed|regulatory", re.I)
 

@@ -164,6 +164,9 @@ TEST(firmware_smbios_adds_up)
 	u32 at = 0, n = 0, longest = 0, last = 0;
 
 	EQ(anchor->len, 31);
+	EQ(table->data[0], 1); /* of no UUID */
+	for (u32 i = 8; i < 24; i++)
+		EQ(table->data[i], 0);
 	EQ(boot_checksum(anchor->data, 31), 0);
 	EQ(boot_checksum(anchor->data + 16, 15), 0);
 	EQ(ld16(anchor->data + 22), table->len);

@@ -51,6 +51,22 @@ TEST(options_take_values_in_every_form)
 	refused(PARSE("-k", "k", "--transport", "isa"), "--transport: ");
 }
 
+TEST(options_uuid_is_of_one_form)
+{
+	static const u8 want[16] = { 0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77,
+				     0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff };
+	static const char *const bad[] = { "", "00112233-4455-6677-8899-aabbccddeef",
+					   "00112233-4455-6677-8899-aabbccddeeff0",
+					   "00112233-4455-6677-8899aabbccddeeff--",
+					   "0011223g-4455-6677-8899-aabbccddeeff",
+					   "{0112233-4455-6677-8899-aabbccddeeff" };
+
+	EQ(PARSE("-k", "k", "--uuid", "00112233-4455-6677-8899-aabbCCDDEEFF"), 0);
+	EQ(memcmp(cfg.uuid, want, 16), 0);
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+		refused(PARSE("-k", "k", "--uuid", bad[i]), "--uuid: ");
+}
+
 TEST(options_sizes_have_units_and_limits)
 {
 	static const struct {
