@@ -51,6 +51,8 @@ struct mmu {
 	u64 pdpte[4];
 	bool pdpte_valid;
 	bool own_code; /* c->code is ours to free */
+	struct tlb_entry no_stack; /* of a page nobody can name, for c->top.stack */
+	u8 nobody[PAGE_SIZE];
 };
 
 /* Where a linear address leads for one kind of access. */
@@ -204,10 +206,27 @@ static unsigned bank_take(struct mmu *m, unsigned pcid)
 	return victim;
 }
 
+/* No tag is one that no address matches, as an entry of a TLB can have: code looks at c->top.stack
+ * without an index.  So it is a page that is not canonical and that no guest can know, and whoever
+ * hits on it nevertheless finds memory of nobody's. */
+static void no_stack_init(struct mmu *m)
+{
+	u64 x = host_rdtsc() * 0x9e3779b97f4a7c15;
+
+	m->no_stack.tag = ALIGN_DOWN((x ^ x >> 29) >> 2, PAGE_SIZE) | BIT(62);
+	m->no_stack.addend = (u64)(uintptr_t)m->nobody - m->no_stack.tag;
+}
+
+void mmu_stack_forget(struct tcg_cpu *c)
+{
+	c->top.stack = c->mmu->no_stack;
+}
+
 void mmu_select(struct tcg_cpu *c)
 {
 	struct mmu *m = c->mmu;
 	const struct cpu_state *s = &c->v.s;
+	const struct tlb *before = c->tlb;
 	unsigned pcid = s->cr4 & CR4_PCIDE && c->long_mode ? s->cr3 & 0xfff : 0;
 
 	if (unlikely(m->bank[m->now]->pcid != pcid))
@@ -217,6 +236,8 @@ void mmu_select(struct tcg_cpu *c)
 	c->tlb = &m->bank[m->now]->view[c->cpl == 3].t;
 	if (unlikely(c->cpl == 3 && s->rflags & FL_AC && s->cr0 & CR0_AM))
 		c->tlb = &m->empty->view[0].t;
+	if (c->tlb != before)
+		mmu_stack_forget(c);
 }
 
 int mmu_init(struct tcg_cpu *c, struct err *e)
@@ -227,6 +248,8 @@ int mmu_init(struct tcg_cpu *c, struct err *e)
 	if (!m)
 		return err_set(e, -ENOMEM, "software CPU: no memory for its TLB");
 	c->mmu = m;
+	no_stack_init(m);
+	mmu_stack_forget(c);
 	m->pool = host_pages_new((BANKS + 1) * sizeof *m->pool);
 	if (!m->pool) {
 		mmu_free(c);
@@ -282,6 +305,7 @@ static void flush_banks(struct tcg_cpu *c, bool keep_global)
 			bank_flush(m->bank[i], keep_global);
 	if (!keep_global)
 		m->global_lo = ~0ull, m->global_hi = 0;
+	mmu_stack_forget(c);
 	c->xlat_gen++;
 }
 
@@ -302,6 +326,7 @@ void mmu_flush_page(struct tcg_cpu *c, gva_t lin)
 		view_drop_page(&m->bank[i]->view[0], lin);
 		view_drop_page(&m->bank[i]->view[1], lin);
 	}
+	mmu_stack_forget(c);
 	c->xlat_gen++;
 }
 
@@ -369,6 +394,7 @@ bool mmu_set_cr3(struct tcg_cpu *c, u64 val)
 	mmu_select(c);
 	if (!keep)
 		bank_flush(c->mmu->bank[c->mmu->now], true);
+	mmu_stack_forget(c);
 	c->xlat_gen++;
 	return true;
 }
@@ -387,6 +413,7 @@ bool mmu_invpcid(struct tcg_cpu *c, u64 type, u64 pcid, gva_t lin)
 	}
 	int i = bank_of(m, (unsigned)pcid);
 
+	mmu_stack_forget(c);
 	c->xlat_gen++;
 	if (i == NO_BANK)
 		return true;
@@ -730,10 +757,12 @@ bool mmu_fetch(struct tcg_cpu *c, gva_t lin, const u8 **host, gpa_t *gpa)
 }
 
 /* --- code pages ------------------------------------------------------------------------------- */
-/* Call fn for each used write entry of every bank, or only those for the host page `only`. */
+/* Call fn, which may drop it, for each used write entry of every bank, or only those for the host
+ * page `only`. */
 static void each_writer(struct tcg_cpu *c, const u8 *only,
 			void (*fn)(struct tcg_cpu *, struct view *, unsigned, const u8 *))
 {
+	mmu_stack_forget(c);
 	for (unsigned i = 0; i < BANKS * 2; i++) {
 		struct bank *b = c->mmu->bank[i / 2];
 

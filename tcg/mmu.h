@@ -164,6 +164,10 @@ void mmu_flush_page(struct tcg_cpu *c, gva_t lin);  /* INVLPG */
 bool mmu_set_cr3(struct tcg_cpu *c, u64 val);       /* PCID, no-flush bit, PAE PDPTEs; false: #GP */
 bool mmu_invpcid(struct tcg_cpu *c, u64 type, u64 pcid, gva_t lin);
 
+/* c->top.stack is a copy of a write entry, made by translated code.  To be called whenever an entry
+ * may go, even one that was there when the copy was made and has left its slot since. */
+void mmu_stack_forget(struct tcg_cpu *c);
+
 /* Point c->tlb and c->tlb_sup at the arrays for the current CPL, PCID and alignment checking. */
 void mmu_select(struct tcg_cpu *c);
 /* CR0, CR4 or EFER made the PAE page-directory pointers count (again): load them.  False:

@@ -70,7 +70,7 @@ struct tlb {
 struct block; /* decoded block, interp.c */
 
 struct tcg_cpu {
-	/* In front of v, at which the host's RSP is in translated code: one-byte offsets reach it. */
+	/* In front of v, where translated code has the host's RSP: one-byte offsets reach it. */
 	struct tlb *tlb; /* data and fetch at the current CPL: &tlbs[bank][user] */
 	u64 code_rip;    /* RIP of offset 0 of the page the running block is in */
 	struct {         /* translated code's own */
@@ -79,13 +79,14 @@ struct tcg_cpu {
 		u64 runs;     /* of a loop that is to begin */
 		u64 left;     /* of what a loop has paid, when it is left by the way; else 0 */
 		u32 exit;
+		struct tlb_entry stack; /* to write where RSP was last: mmu_stack_forget() */
 	} top;
 	s32 budget;      /* instructions until timers are looked at again */
 	bool fp_live;    /* guest FP state is in the host's registers */
 	/* CR0/CR4/XCR0 allow it now; else slow path decides #NM/#UD */
 	bool fp_ok_sse, fp_ok_avx, fp_ok_x87;
 	u16 cc;          /* arithmetic flags, see above */
-	u64 pushed[5];   /* by translated code on the host: return addresses */
+	u64 pushed[3];   /* by translated code on the host: return addresses */
 	struct vcpu v;
 
 	u8 cpl;          /* 0-3; 3 in virtual-8086 mode; seg.c keeps it */

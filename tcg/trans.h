@@ -85,7 +85,7 @@ struct trans {
 	bool busy; /* translating: a dropped block is not to be reused */
 	/* Offsets of the common code */
 	u32 enter, leave, leave_rip, far, find, step, step_flags, fp, group, split, loop, trap,
-		beside;
+		beside, stack_r, stack_w;
 	u64 near_gen; /* c->xlat_gen when hot.near[] was emptied last */
 	bool counting; /* --tcg-stats: translated code counts as well */
 	struct trans_stats {
@@ -158,8 +158,10 @@ struct group_key {
 struct group {
 	struct group_key key;
 	s64 lo, hi; /* the span, from the key's address */
-	u32 count;
+	u32 count, left; /* accesses; those to come */
 	bool write, checked;
+	bool stack; /* checked by c->top.stack: what is known is how far the host's addresses are */
+	bool saved; /* and it is in hot.span[] */
 	/* In a loop, see trans_loop.c */
 	bool hoisted;
 	u8 host;     /* register with what is to be added, or REG_NONE: it is in hot.span[] */
@@ -182,6 +184,8 @@ struct host_at {
 	s32 disp;
 };
 
+struct group_info;
+
 struct late { /* code that stands behind the block */
 	u8 *jump; /* its rel32 */
 	u8 *back; /* where it goes on, or NULL */
@@ -189,6 +193,8 @@ struct late { /* code that stands behind the block */
 	const struct insn *in;
 	u32 thunk; /* what is called, unless the interpreter for the instruction */
 	u64 group; /* for trans_group */
+	u8 *stack;    /* where it goes on if c->top.stack only was another page's */
+	s32 stack_at; /* the span's start, from RSP */
 	bool flags; /* EFLAGS are expected there */
 	bool loop; /* from the loop's body, whose registers are not as elsewhere */
 };
@@ -245,7 +251,7 @@ struct emit {
 	struct group group[2 * BLOCK_MAX + 1]; /* [0] is none */
 	unsigned groups;
 	u16 cached; /* bits T0 to T2 */
-	struct group *at_t0; /* T0 is its span's host address */
+	struct group *at_t0; /* T0 is what is known of it */
 	struct host_at mem; /* the memory operand */
 	struct loop loop;
 	u8 fp_need; /* bytes of c->fp_live ff. */
@@ -329,11 +335,12 @@ void emit_out(struct emit *e, struct out o);
 s64 rel_to(const struct insn *in);
 /* Guest R9 to R11 and R15 have their place in s.gpr[], which is always right.  Between other uses
  * T0 to T2 hold guest R9 to R11 as well: e->cached says which. */
+void emit_group_save(struct emit *e); /* T0 is about to be something else */
 static inline void emit_scratch(struct emit *e, unsigned t)
 {
 	e->cached &= (u16) ~(1 << t);
-	if (t == T0)
-		e->at_t0 = NULL;
+	if (t == T0 && e->at_t0)
+		emit_group_save(e);
 }
 unsigned emit_get(struct emit *e, unsigned reg, u16 avoid); /* the host register with guest reg */
 unsigned emit_home(struct emit *e, unsigned reg, u16 avoid); /* one to put it in */
@@ -357,6 +364,13 @@ void emit_plan(struct emit *e);
 
 /* trans_group.c */
 void group_plan(struct emit *e);
+
+/* trans_stack.c */
+bool stack_can(const struct emit *e, unsigned i, unsigned which);
+void stack_check(struct emit *e, unsigned i, unsigned which, const struct group_info *info);
+void stack_late(struct emit *e, const struct late *l);
+void stack_access(struct emit *e, unsigned i, unsigned which);
+void stack_thunk(struct x64 *a, bool write);
 
 /* trans_loop.c */
 void loop_find(struct emit *e);  /* does a loop begin with the block? */

@@ -226,6 +226,8 @@ static void emit_lates(struct emit *e)
 			emit_call(a, trans_rw(e->t, e->t->beside));
 			emit_patch(emit_jcc(a, CC_E), l->beside);
 		}
+		if (l->stack)
+			stack_late(e, l);
 		if (l->thunk == e->t->group)
 			emit_imm64(a, T1, l->group);
 		emit_imm64(a, T0, l->in ? (u64)l->in : (u64)e->b);

@@ -138,6 +138,7 @@ void emit_late_back(struct emit *e, unsigned from)
 			continue;
 		e->late[from].back = e->a->p;
 		e->late[from].flags = e->in_reg;
+		ASSERT(!e->at_t0 || e->at_t0->saved || !e->at_t0->left);
 		e->at_t0 = NULL; /* there it is guest R9 */
 	}
 }
@@ -223,37 +224,42 @@ struct late *emit_open(struct emit *e, const struct insn *in)
 	return late_add(e, emit_jcc(a, CC_E), in);
 }
 
-/* The displacement has to fit after being moved as well. */
-static bool group_usable(const struct emit *e, const struct group *g, const struct insn *in)
+void emit_group_save(struct emit *e)
 {
-	return g->count > 1 && !e->no_groups && !in->is_far &&
+	struct group *g = e->at_t0;
+
+	if (g->left && !g->saved) {
+		x64_store_gs(e->a, T0, GS_OFF(hot.span) + 8 * (s32)(g - e->group));
+		g->saved = true;
+	}
+	e->at_t0 = NULL;
+}
+
+/* The displacement has to fit after being moved as well. */
+static bool group_usable(const struct emit *e, unsigned i, unsigned which)
+{
+	const struct insn *in = e->insn[i];
+	const struct group *g = &e->group[e->touch[i][which].group];
+
+	return g->count > !stack_can(e, i, which) && !e->no_groups && !in->is_far &&
 	       (s64)in->disp + 4096 < INT32_MAX && (s64)in->disp - 4096 > INT32_MIN;
 }
 
-static void emit_group_check(struct emit *e, unsigned i, unsigned which, unsigned size, bool write)
+/* T0 becomes the host's address of g's span. */
+static void emit_group_check(struct emit *e, unsigned i, unsigned which, const struct group *g,
+			     const struct group_info *info)
 {
 	const struct insn *in = e->insn[i];
-	const struct touch *x = &e->touch[i][which];
-	struct group *g = &e->group[x->group];
-	struct group_info info = { (u8)size,
-				   write,
-				   g->write,
-				   which == ACCESS_STACK,
-				   (s16)(g->lo - x->eff),
-				   (u16)(g->hi - g->lo) };
 	s32 off = g->write ? offsetof(struct tlb, w) : offsetof(struct tlb, r);
-	struct late *l, *shut;
-	u8 *again;
+	u8 *again = e->a->p;
+	struct late *l, *shut = which == ACCESS_MEM ? emit_open(e, in) : NULL;
 
-	emit_clobber(e, i);
-	again = e->a->p;
-	shut = which == ACCESS_MEM ? emit_open(e, in) : NULL;
-	emit_linear(e, in, which, g->lo - x->eff);
+	emit_linear(e, in, which, info->lo);
 	if (e->t->counting)
 		emit_count(e->a, T1, checks, 1);
-	l = late_add(e, emit_lookup(e, off, PAGE_SIZE - info.span), in);
+	l = late_add(e, emit_lookup(e, off, PAGE_SIZE - info->span), in);
 	l->thunk = e->t->group;
-	memcpy(&l->group, &info, sizeof info);
+	memcpy(&l->group, info, sizeof *info);
 	l->back = again;
 	if (shut)
 		*shut = (struct late){ .jump = shut->jump, .in = in, .thunk = l->thunk,
@@ -264,7 +270,25 @@ static void emit_group_check(struct emit *e, unsigned i, unsigned which, unsigne
 				       .rm = T1,
 				       .mem = true,
 				       .disp = off + 8 });
-	x64_store_gs(e->a, T0, GS_OFF(hot.span) + 8 * (s32)x->group);
+}
+
+static void emit_group(struct emit *e, unsigned i, unsigned which, unsigned size, bool write)
+{
+	const struct touch *x = &e->touch[i][which];
+	struct group *g = &e->group[x->group];
+	struct group_info info = { (u8)size,
+				   write,
+				   g->write,
+				   which == ACCESS_STACK,
+				   (s16)(g->lo - x->eff),
+				   (u16)(g->hi - g->lo) };
+
+	emit_clobber(e, i);
+	emit_scratch(e, T0);
+	if (stack_can(e, i, which))
+		stack_check(e, i, which, &info);
+	else
+		emit_group_check(e, i, which, g, &info);
 	g->checked = true;
 }
 
@@ -273,7 +297,7 @@ static void emit_hoisted(struct emit *e, unsigned i, unsigned which)
 {
 	const struct insn *in = e->insn[i];
 	const struct touch *x = &e->touch[i][which];
-	const struct group *g = &e->group[x->group];
+	struct group *g = &e->group[x->group];
 	bool by_index = g->var != REG_NONE && g->key.base != g->var + 1u;
 	s64 off = g->var == REG_NONE ? 0 :
 		  by_index	     ? x->index_off * (s64)BIT(in->scale) :
@@ -285,7 +309,8 @@ static void emit_hoisted(struct emit *e, unsigned i, unsigned which)
 			emit_scratch(e, T0);
 			x64_load_gs(e->a, T0, GS_OFF(hot.span) + 8 * (s32)x->group);
 		}
-		e->at_t0 = (struct group *)g;
+		e->at_t0 = g;
+		g->saved = true; /* by the prelude */
 		e->mem.base = T0;
 	}
 	if (g->var == REG_NONE)
@@ -309,9 +334,10 @@ void emit_access(struct emit *e, unsigned i, unsigned which, unsigned size, bool
 		return;
 	}
 	e->mem = (struct host_at){ T0, REG_NONE, 0, 0 };
-	if (!group_usable(e, g, in) && !g->checked) {
+	if (!g->checked && !group_usable(e, i, which)) {
 		g->count = 0; /* nor for the others */
 		emit_clobber(e, i);
+		emit_scratch(e, T0); /* before any jump to the interpreter */
 		if (which == ACCESS_MEM)
 			emit_open(e, in);
 		emit_linear(e, in, which, 0);
@@ -320,13 +346,17 @@ void emit_access(struct emit *e, unsigned i, unsigned which, unsigned size, bool
 		return;
 	}
 	if (!g->checked) {
-		emit_group_check(e, i, which, size, write);
+		emit_group(e, i, which, size, write);
 	} else if (e->at_t0 != g) {
 		emit_scratch(e, T0);
 		x64_load_gs(e->a, T0, GS_OFF(hot.span) + 8 * (s32)x->group);
 	}
 	e->at_t0 = g;
-	e->mem.disp = (s32)(x->eff - g->lo);
+	g->left--;
+	if (g->stack)
+		stack_access(e, i, which);
+	else
+		e->mem.disp = (s32)(x->eff - g->lo);
 }
 
 /* Between the host's register reg and e->mem, a word. */
@@ -605,14 +635,15 @@ static void emit_target(struct emit *e, const struct insn *in, unsigned i)
 {
 	if (in->opd[0].kind == OPD_MEM) {
 		emit_access(e, i, ACCESS_MEM, e->word, false);
+		emit_scratch(e, T0);
 		emit_load(e, T0);
 	} else {
 		unsigned h = emit_get(e, in->opd[0].reg, 0);
 
+		emit_scratch(e, T0);
 		if (h != T0)
 			x64_mov_rr(e->a, T0, h);
 	}
-	emit_scratch(e, T0);
 	emit_clobber(e, i); /* by what follows */
 }
 

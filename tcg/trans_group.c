@@ -53,13 +53,13 @@ static void plan_join(struct plan *p, struct touch *x, struct group_key key, uns
 		g->lo = MIN(g->lo, x->eff);
 		g->hi = MAX(g->hi, x->eff + (s64)size);
 		g->write |= write;
-		g->count++;
+		g->count++, g->left++;
 		x->group = (u8)(n - 1);
 		return;
 	}
 	x->group = (u8)e->groups;
 	e->group[e->groups++] = (struct group){
-		.key = key, .lo = x->eff, .hi = x->eff + size, .write = write, .count = 1
+		.key = key, .lo = x->eff, .hi = x->eff + size, .write = write, .count = 1, .left = 1
 	};
 }
 

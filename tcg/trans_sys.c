@@ -54,6 +54,7 @@ void emit_if(struct emit *e, unsigned i)
 	unsigned from = e->lates;
 
 	emit_clobber(e, i);
+	emit_scratch(e, T0);
 	emit_scratch(e, T1);
 	emit_gs(a, X64_MAP_0F, MOVZX8, T1, GS_OFF(cpl));
 	if (sti) {
@@ -92,6 +93,7 @@ void emit_bits(struct emit *e, unsigned i)
 	struct x64 *a = e->a;
 
 	emit_clobber(e, i);
+	emit_scratch(e, T0);
 	emit_open(e, in);
 	emit_linear(e, in, ACCESS_MEM, 0);
 	e->at_t0 = NULL;

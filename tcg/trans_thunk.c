@@ -265,6 +265,10 @@ void trans_thunks(struct tcg_cpu *c, struct trans *t)
 	thunk_c(&a, (u64)trans_loop, false);
 	t->beside = HERE;
 	thunk_beside(&a);
+	t->stack_r = HERE;
+	stack_thunk(&a, false);
+	t->stack_w = HERE;
+	stack_thunk(&a, true);
 	t->trap = HERE;
 	thunk_trap(&a);
 	ASSERT(!a.full);

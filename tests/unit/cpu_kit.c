@@ -91,6 +91,30 @@ void cpu_kit_run(struct cpu_kit *k)
 	EQ(k->s->mp_state, MP_HALTED);
 }
 
+void cpu_kit_go(struct cpu_kit *k)
+{
+	struct tcg_cpu *c = k->c;
+
+	native_thread_init(c);
+	while (c->exc.vector == EXC_NONE && k->s->mp_state == MP_RUNNABLE) {
+		c->budget = BUDGET;
+		interp_run(c);
+	}
+	fp_leave(c);
+}
+
+void cpu_kit_rounds(struct cpu_kit *k, unsigned rounds, u64 *rax)
+{
+	while (rounds--) {
+		k->s->rip = KIT_CODE;
+		k->s->mp_state = MP_RUNNABLE;
+		k->s->gpr[RAX] = 0;
+		cpu_kit_go(k);
+		EQ(k->c->exc.vector, EXC_NONE);
+		*rax = k->s->gpr[RAX];
+	}
+}
+
 u8 cpu_kit_one(struct cpu_kit *k)
 {
 	u8 vector;

@@ -28,6 +28,10 @@ void cpu_kit_code(struct cpu_kit *k, const void *code, size_t n);
 void cpu_kit_map(struct cpu_kit *k, gva_t lin, gpa_t gpa, u64 flags);
 /* Run until HLT; fails the test if something else happens. */
 void cpu_kit_run(struct cpu_kit *k);
+/* Run until HLT or an exception, which is left undelivered in c->exc. */
+void cpu_kit_go(struct cpu_kit *k);
+/* The program at KIT_CODE some times over, each time with RAX = 0; *rax is what it was at last. */
+void cpu_kit_rounds(struct cpu_kit *k, unsigned rounds, u64 *rax);
 /* One instruction; returns the exception's vector, EXC_NONE if none. */
 u8 cpu_kit_one(struct cpu_kit *k);
 /* Real mode, CS = DS = ES = SS = 0. */

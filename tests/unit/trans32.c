@@ -179,6 +179,25 @@ TEST(trans32_addresses_go_round_at_4_gib)
 
 /* The same bytes, hot in one mode and then in the other: 48 FF C0 is INC RAX, or DEC EAX, INC EAX.
  */
+TEST(trans32_stack_by_a_register_that_wraps_is_the_stack)
+{
+	struct pair p = pair_new();
+	const u8 code[] = {
+		0xbd, 3 * HEAT, 0, 0, 0, /* mov ebp, n */
+		0x50, 0x55, 0x8d, 0x9c, 0x24, 0, 0, 0, 0x80, /* push; push; lea ebx, [esp+2^31] */
+		0x8d, 0x9c, 0x1b, 0, 0, 0, 0xc0, /* lea ebx, [ebx+ebx-2^30] */
+		0x8d, 0x94, 0x24, 0, 0, 0, 0xc0, /* lea edx, [esp-2^30] */
+		0x89, 0x8a, 4, 0, 0, 0x40, /* mov [edx+2^30+4], ecx */
+		0x5d, 0x5e, 0x41, 0x4d, 0x75, 0xdd, 0xf4 /* pop; pop; inc ecx; dec ebp; jnz */
+	};
+
+	put_code(&p, code, sizeof code);
+	compare(&p, (const u32[8]){ [RSP] = KIT_STACK });
+	EQ(p.k[0]->c->exc.vector, EXC_NONE);
+	OK(p.k[0]->c->trans->stat.enters > 0);
+	pair_free(&p);
+}
+
 TEST(trans32_code_is_not_taken_for_64_bit_code)
 {
 	struct cpu_kit *k = cpu_kit_new();
