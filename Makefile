@@ -31,7 +31,8 @@ FUZZ_NAMES := $(filter-out kit replay,$(basename $(notdir $(sort $(wildcard test
 obj = $(patsubst %.c,$(O)/obj/%.o,$(1))
 LIB_OBJ := $(call obj,$(LIB_SRC)) $(if $(SAN),$(O)/obj/tools/san_shim.o,$(O)/obj/tools/start.o \
 	$(O)/obj/tools/libc_shim.o $(O)/obj/tools/printf.o $(O)/obj/tools/zstd_legacy.o)
-GUESTS := $(patsubst tests/guest/%.S,$(O)/guest-tests/%.elf,$(sort $(wildcard tests/guest/*.S)))
+GUESTS := $(patsubst tests/guest/%.S,$(O)/guest-tests/%.elf,$(sort $(wildcard tests/guest/*.S))) \
+	$(O)/guest-tests/words-32.elf $(O)/guest-tests/words-64.elf
 REPLAYS := $(FUZZ_NAMES:%=$(O)/fuzz/%-replay)
 FUZZERS := $(FUZZ_NAMES:%=$(O)/fuzz/%)
 TEST_BINS := $(O)/mvm-test $(if $(ORACLE_SRC),$(O)/mvm-oracle) $(REPLAYS)
@@ -280,6 +281,13 @@ $(O)/guest-tests/%.elf: tests/guest/%.S $(wildcard tests/guest/*.h)
 	$(Q)mkdir -p $(@D)
 	$(Q)gcc -nostdlib -static -no-pie -Wl,-Ttext-segment=0x100000,-z,max-page-size=4096,--build-id=none \
 		-o $@ $<
+
+# A Linux program for both sizes of a word.
+$(O)/guest-tests/words-%.elf: tests/guest/words.c
+	$(call say,GUEST,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)gcc -m$* -O2 -msse2 -mfpmath=sse -Wall -Wextra -Werror -ffreestanding -fno-pic -fno-pie -fno-stack-protector \
+		-fno-tree-loop-distribute-patterns -nostdlib -static -no-pie -Wl,--build-id=none -o $@ $<
 
 $(O)/mvm.1: doc/mvm.1.in $(O)/mvm
 	$(call say,GEN,$@)

@@ -2,8 +2,10 @@
 
 import os
 import re
+import subprocess
 
 from harness import Scratch, Vm, check, expect_error, initrd_shell, run, test
+from test_kvm import newc
 
 
 @test()
@@ -68,3 +70,28 @@ def statistics_count_what_runs(env):
 def perf_map_needs_the_translator(env):
     expect_error(env, 2, ["--perf-map", "--accel tcg"], "--kernel", env.tiny("spin"), "--accel", "interp",
                  "--perf-map", "--sandbox", "off")
+
+
+@test(weight=30)
+def words_of_32_bits_under_a_64_bit_kernel(env):
+    """One program as 32-bit and as 64-bit process, and its 64-bit form on the host: all say the same."""
+    native = subprocess.run([env.tiny("words-64")], stdout=subprocess.PIPE, check=True, timeout=60).stdout.decode()
+    check(native.count("\n") == 24, f"the host says: {native}")
+    more = b""
+    for name in ("words-32", "words-64"):
+        with open(env.tiny(name), "rb") as f:
+            more += newc(name, f.read(), 0o100755)
+    with open(env.guest("initrd.img"), "rb") as f:
+        first = f.read()
+    with Scratch() as s:
+        initrd = s.file("initrd.img", first + bytes(-len(first) % 4) + more + newc("TRAILER!!!", b"", 0))
+        with Vm(env, "--kernel", env.guest("vmlinuz"), "--initrd", initrd, "--cmdline", "shell", "--accel", "tcg") as vm:
+            initrd_shell(vm)
+            for name in ("words-64", "words-32"):
+                status, out = vm.command(f"/{name}")
+                check(status == 0 and out.split() == native.split(), f"{name}: {out}, not {native}")
+            # Both at a time, at the same addresses, in processes that take turns.
+            status, out = vm.command("/words-32 >/a & /words-64 >/b & /words-32 >/c; wait; cmp /a /b && cmp /b /c")
+            check(status == 0, f"together: {out}")
+            vm.send("poweroff -f\n")
+            vm.expect_exit(0, 30)

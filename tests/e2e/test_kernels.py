@@ -39,10 +39,9 @@ def kernels_debian_sid(env):
     boot_with_disk(env, "-sid")
 
 
-@test(weight=150)
+@test(weight=30)
 def kernels_debian_i386(env):
-    """On one transport only: 32-bit code is interpreted, so a boot takes long."""
-    boot_with_disk(env, "-i386", ["pci"], "i686")
+    boot_with_disk(env, "-i386", bits="i686")
 
 
 @test(weight=60)
