@@ -48,6 +48,13 @@ struct err {
 
 /* Fill *e and return code (a negative errno), so that `return err_set(...)` reads well. */
 int err_set(struct err *e, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+#ifdef __clang_analyzer__ /* which sees one file at a time */
+static inline int err_negative(int code)
+{
+	return code < 0 ? code : -1;
+}
+#define err_set(e, code, ...) err_negative(err_set(e, code, __VA_ARGS__))
+#endif
 
 enum log_level { LOG_ERR, LOG_WARN, LOG_INFO, LOG_DBG };
 

@@ -178,7 +178,7 @@ static const struct host *host_get(void)
 }
 
 /* The register's feature bits, 0 for one that holds none. */
-static u32 feature_bits(u32 leaf, u32 subleaf, u8 reg)
+static u32 feature_bits(u32 leaf, u32 subleaf, unsigned reg)
 {
 	const struct host *h = host_get();
 
@@ -193,16 +193,16 @@ static u32 feature_bits(u32 leaf, u32 subleaf, u8 reg)
 
 static void fill_features(u32 leaf, u32 subleaf, struct cpuid_out *o)
 {
-	for (u8 reg = EAX; reg <= EDX; reg++)
+	for (unsigned reg = EAX; reg <= EDX; reg++)
 		*reg_in(o, reg) |= feature_bits(leaf, subleaf, reg);
 }
 
 bool cpuid_has(u32 leaf, u32 subleaf, unsigned reg, unsigned bit)
 {
-	return feature_bits(leaf, subleaf, (u8)reg) >> bit & 1;
+	return feature_bits(leaf, subleaf, reg) >> bit & 1;
 }
 
-bool cpuid_is_amd(const struct vcpu *v)
+bool cpuid_is_amd(void)
 {
 	return host_get()->amd;
 }

@@ -108,13 +108,17 @@ static bool mtrr_var_ok(const struct vcpu *v, u32 msr, u64 val)
 	return !(val & 0xf00) && (val & 0xff) <= 7 && TYPES_MTRR >> (val & 7) & 1;
 }
 
-static u64 *mtrr_find(struct cpu_state *s, u32 msr)
+static bool mtrr_find(struct cpu_state *s, u32 msr, u64 **reg)
 {
 	if (msr >= MSR_MTRR_VAR && msr <= MSR_MTRR_VAR_END)
-		return &s->mtrr_var[msr - MSR_MTRR_VAR];
-	if (msr == MSR_MTRR_DEF)
-		return &s->mtrr_def_type;
-	return mtrr_fixed_index(msr) >= 0 ? &s->mtrr_fixed[mtrr_fixed_index(msr)] : NULL;
+		*reg = &s->mtrr_var[msr - MSR_MTRR_VAR];
+	else if (msr == MSR_MTRR_DEF)
+		*reg = &s->mtrr_def_type;
+	else if (mtrr_fixed_index(msr) >= 0)
+		*reg = &s->mtrr_fixed[mtrr_fixed_index(msr)];
+	else
+		return false;
+	return true;
 }
 
 static bool mtrr_ok(const struct vcpu *v, u32 msr, u64 val)
@@ -274,9 +278,7 @@ bool msr_read(struct vcpu *v, u32 msr, u64 *val)
 	enum rule rule;
 	u64 *reg = plain(s, msr, &rule);
 
-	if (!reg)
-		reg = mtrr_find(s, msr);
-	if (reg) {
+	if (reg || mtrr_find(s, msr, &reg)) {
 		*val = *reg;
 		return true;
 	}
@@ -288,14 +290,14 @@ bool msr_read(struct vcpu *v, u32 msr, u64 *val)
 	case MSR_KVM_WALL: *val = s->kvm_wall_clock; return true;
 	case MSR_MTRR_CAP: *val = MTRR_CAP; return true;
 	case MSR_ARCH_CAPS: *val = cpuid_is_native(v) ? 0 : ARCH_CAPS; return true;
-	case MSR_BIOS_SIGN: *val = cpuid_is_amd(v) ? UCODE_REV : (u64)UCODE_REV << 32; return true;
+	case MSR_BIOS_SIGN: *val = cpuid_is_amd() ? UCODE_REV : (u64)UCODE_REV << 32; return true;
 	case MSR_FEATURE_CONTROL: *val = 1; return true; /* locked, nothing enabled */
 	case MSR_PLATFORM_ID:
 	case MSR_PLATFORM_INFO:
 	case MSR_DEBUGCTL:
 	case MSR_MCG_CAP: *val = 0; return true; /* no machine-check banks */
 	}
-	if (cpuid_is_amd(v) && read_amd(msr, val))
+	if (cpuid_is_amd() && read_amd(msr, val))
 		return true;
 	log_guest("cpu", "cpu%u reads unknown MSR %#x", v->index, msr);
 	return false;
@@ -313,8 +315,7 @@ bool msr_write(struct vcpu *v, u32 msr, u64 val)
 		*reg = val;
 		return true;
 	}
-	reg = mtrr_find(s, msr);
-	if (reg) {
+	if (mtrr_find(s, msr, &reg)) {
 		if (!mtrr_ok(v, msr, val))
 			return false;
 		*reg = val;
@@ -339,7 +340,7 @@ bool msr_write(struct vcpu *v, u32 msr, u64 val)
 	case MSR_BIOS_UPDT: return true;
 	case MSR_DEBUGCTL: return !val; /* no branch records */
 	}
-	if (cpuid_is_amd(v) && read_amd(msr, &known))
+	if (cpuid_is_amd() && read_amd(msr, &known))
 		return true; /* chicken bits */
 	log_guest("cpu", "cpu%u writes %#llx to unknown MSR %#x", v->index, (unsigned long long)val,
 		  msr);

@@ -112,7 +112,7 @@ void st_begin(struct state *st, const char *name, u32 version)
 	st->section_at = st->len;
 	st32(head + 4, version);
 	ASSERT(strlen(name) < SECTION_NAME);
-	memcpy(head + 12, name, strlen(name));
+	snprintf((char *)head + 12, SECTION_NAME, "%s", name);
 	state_append(st, head, sizeof head);
 }
 

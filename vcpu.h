@@ -226,7 +226,7 @@ void cpuid_query(const struct vcpu *v, u32 leaf, u32 subleaf, struct cpuid_out *
 /* Is the feature in what we show?  (leaf, subleaf, register 0-3 = eax..edx, bit) */
 bool cpuid_has(u32 leaf, u32 subleaf, unsigned reg, unsigned bit);
 /* Does the vendor shown follow AMD where AMD and Intel differ (SYSCALL, SYSENTER)? */
-bool cpuid_is_amd(const struct vcpu *v);
+bool cpuid_is_amd(void);
 /* Does the guest run on the host's own processor (KVM), whose flaws it then has? */
 bool cpuid_is_native(const struct vcpu *v);
 /* MSRs that are the same for both engines' models (not APIC, not FS/GS/TSC): false: #GP. */

@@ -119,8 +119,8 @@ static bool counter_out(const struct pit_counter *c, u64 t)
 	case TERMINAL_COUNT:
 	case ONE_SHOT: return elapsed >= n;
 	case RATE: /* low for the last tick of a period; a count of 1 is illegal: stays high */
-		return c->suspended || n == 1 || elapsed % n != n - 1;
-	case SQUARE: return c->suspended || n == 1 || elapsed % n < (n + 1) / 2;
+		return c->suspended || n <= 1 || elapsed % n != n - 1;
+	case SQUARE: return c->suspended || n <= 1 || elapsed % n < (n + 1) / 2;
 	default: return elapsed != n;
 	}
 }

@@ -505,7 +505,7 @@ const struct insn *exec_SYSCALL(struct tcg_cpu *c, const struct insn *in)
 	u64 cs = s->star >> 32 & 0xfffc, next_rip = insn_next_rip(c, in), rip;
 	bool from64 = c->mode == MODE_64;
 
-	if (!(s->efer & EFER_SCE) || (!from64 && (!cpuid_is_amd(&c->v) || !(s->cr0 & CR0_PE))))
+	if (!(s->efer & EFER_SCE) || (!from64 && (!cpuid_is_amd() || !(s->cr0 & CR0_PE))))
 		return insn_raise(c, in, EXC_UD);
 	s->gpr[RCX] = next_rip;
 	if (c->long_mode) {
@@ -528,7 +528,7 @@ const struct insn *exec_SYSRET(struct tcg_cpu *c, const struct insn *in)
 	bool to64 = in->size == 8;
 
 	if (!(s->efer & EFER_SCE) || !(s->cr0 & CR0_PE) ||
-	    (c->mode != MODE_64 && !cpuid_is_amd(&c->v)))
+	    (c->mode != MODE_64 && !cpuid_is_amd()))
 		return insn_raise(c, in, EXC_UD);
 	if (c->cpl || (to64 && !is_canonical(rip)))
 		return insn_raise_err(c, in, EXC_GP, 0);
@@ -548,7 +548,7 @@ const struct insn *exec_SYSENTER(struct tcg_cpu *c, const struct insn *in)
 	struct cpu_state *s = &c->v.s;
 	u64 cs = s->sysenter_cs & 0xfffc;
 
-	if (c->long_mode && cpuid_is_amd(&c->v))
+	if (c->long_mode && cpuid_is_amd())
 		return insn_raise(c, in, EXC_UD);
 	if (!(s->cr0 & CR0_PE) || !cs)
 		return insn_raise_err(c, in, EXC_GP, 0);
@@ -564,7 +564,7 @@ const struct insn *exec_SYSEXIT(struct tcg_cpu *c, const struct insn *in)
 	u64 cs = s->sysenter_cs & 0xfffc, rip = s->gpr[RDX], rsp = s->gpr[RCX];
 	bool to64 = in->size == 8;
 
-	if (c->long_mode && cpuid_is_amd(&c->v))
+	if (c->long_mode && cpuid_is_amd())
 		return insn_raise(c, in, EXC_UD);
 	if (!(s->cr0 & CR0_PE) || c->cpl || !cs ||
 	    (to64 && (!is_canonical(rip) || !is_canonical(rsp))))

@@ -176,7 +176,7 @@ HANDLER drive_rmw_at(struct tcg_cpu *c, const struct insn *in, gva_t lin, drv_fn
 static HANDLER drive_rmw(struct tcg_cpu *c, const struct insn *in)
 {
 	gva_t lin;
-	u64 b;
+	u64 b = 0;
 
 	if (!insn_lin(c, in, in->opd[0].size, ACC_W, &lin))
 		return insn_fault(c, in);

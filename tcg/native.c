@@ -513,7 +513,7 @@ static HANDLER native_general(struct tcg_cpu *c, const struct insn *in)
 	u64 *gpr = c->v.s.gpr, arg = 0, ea = 0;
 	struct stub_result r;
 	void *mem = NULL;
-	gva_t lin;
+	gva_t lin = 0;
 
 	if (!fp_ready(c, s->unit))
 		return insn_fault(c, in);

@@ -194,7 +194,7 @@ void step_one(struct tcg_cpu *c)
 		return;
 	}
 	/* Behind MOV SS Intel's processors do not look, AMD's do. */
-	if (c->v.s.rflags & FL_RF || (c->v.s.int_shadow == 2 && !cpuid_is_amd(&c->v)))
+	if (c->v.s.rflags & FL_RF || (c->v.s.int_shadow == 2 && !cpuid_is_amd()))
 		hits = 0;
 	else
 		hits = break_at_code(c);

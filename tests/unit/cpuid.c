@@ -191,7 +191,7 @@ TEST(cpuid_topology_is_one_package_of_single_thread_cores)
 	EQ(t.ecx, 0x201);
 	EQ(ask(v, 0xb, 2).ecx, 2);
 	EQ(ask(v, 1, 0).ebx >> 16 & 0xff, 6);
-	if (cpuid_is_amd(v)) {
+	if (cpuid_is_amd()) {
 		EQ(ask(v, 0x80000008, 0).ecx, 5 | 3 << 12);
 		EQ(ask(v, 0x8000001e, 0).eax, 5);
 	}

@@ -378,7 +378,7 @@ TEST(sys_unknown_msrs_fault_and_constants_read)
 	EQ(rdmsr(r, 0x179), 0); /* no machine-check banks */
 	expect_ok(r);
 	EQ(rdmsr(r, 0xfe), 0x508);
-	if (cpuid_is_amd(&r->c->v)) /* K7's performance counters have no CPUID bit */
+	if (cpuid_is_amd()) /* K7's performance counters have no CPUID bit */
 		for (u32 msr = 0xc0010000; msr < 0xc0010008; msr++) {
 			wrmsr(r, msr, 0);
 			expect_ok(r);
@@ -692,7 +692,7 @@ TEST(sys_vendors_differ_in_their_system_calls)
 	long_mode(r, 3);
 	r->s->sysenter_cs = CS64;
 	RUN(r, 0x0f, 0x34); /* SYSENTER in long mode */
-	EQ(r->c->exc.vector, cpuid_is_amd(&r->c->v) ? EXC_UD : EXC_NONE);
+	EQ(r->c->exc.vector, cpuid_is_amd() ? EXC_UD : EXC_NONE);
 	cpu_rig_free(r);
 	r = cpu_rig_new();
 	long_mode(r, 3);
@@ -700,8 +700,8 @@ TEST(sys_vendors_differ_in_their_system_calls)
 	r->s->cstar = 0x14000;
 	tcg_engine.push(&r->c->v);
 	RUN(r, 0x0f, 0x05); /* SYSCALL in compatibility mode */
-	EQ(r->c->exc.vector, cpuid_is_amd(&r->c->v) ? EXC_NONE : EXC_UD);
-	EQ(r->s->rip, cpuid_is_amd(&r->c->v) ? 0x14000 : CODE);
+	EQ(r->c->exc.vector, cpuid_is_amd() ? EXC_NONE : EXC_UD);
+	EQ(r->s->rip, cpuid_is_amd() ? 0x14000 : CODE);
 	cpu_rig_free(r);
 }
 

@@ -627,7 +627,7 @@ TEST(interp_code_breakpoint_behind_mov_ss_is_the_vendors_choice)
 	step_one(k->c);
 	EQ(k->c->exc.vector, EXC_NONE);
 	step_one(k->c);
-	EQ(k->c->exc.vector, cpuid_is_amd(k->vcpus[0]) ? EXC_DB : EXC_NONE);
+	EQ(k->c->exc.vector, cpuid_is_amd() ? EXC_DB : EXC_NONE);
 	cpu_kit_free(k);
 }
 
