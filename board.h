@@ -36,6 +36,7 @@ struct machine {
 	struct boot_config boot;
 	struct firmware *firmware; /* what fw_cfg holds, or NULL */
 	int sigfd;
+	struct host_tsc host_tsc;
 
 	pthread_mutex_t lock; /* all device state; see house rules in doc/ARCHITECTURE.md */
 	/* owner: loop thread */

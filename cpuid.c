@@ -486,13 +486,9 @@ static u64 tsc_khz_perf(void)
 }
 
 /* A moment on both clocks, read as close together as a few tries bring it. */
-struct moment {
-	u64 tsc, ns;
-};
-
-static struct moment moment_now(void)
+static struct host_moment moment_now(void)
 {
-	struct moment best = { 0 };
+	struct host_moment best = { 0 };
 	u64 least = ~0ull;
 
 	for (unsigned i = 0; i < 8; i++) {
@@ -504,20 +500,20 @@ static struct moment moment_now(void)
 		if (after - before >= least)
 			continue;
 		least = after - before;
-		best = (struct moment){ before + least / 2,
+		best = (struct host_moment){ before + least / 2,
 					(u64)t.tv_sec * NS_PER_SEC + (u64)t.tv_nsec };
 	}
 	return best;
 }
 
-static u64 tsc_khz_measured(u64 ns)
+static u64 tsc_khz_measured(const struct host_moment *from, u64 ns)
 {
-	struct moment a = moment_now(), b;
+	struct host_moment b;
 
 	do
 		b = moment_now();
-	while (b.ns - a.ns < ns);
-	return (b.tsc - a.tsc) * 1000000 / (b.ns - a.ns);
+	while (b.ns - from->ns < ns);
+	return (b.tsc - from->tsc) * 1000000 / (b.ns - from->ns);
 }
 
 /* "cpu MHz" in a virtual machine without frequency scaling is the kernel's own idea of the TSC. */
@@ -541,20 +537,7 @@ static u64 tsc_khz_cpuinfo(void)
 	return mhz * 1000 + strtoull(at + 1, NULL, 10);
 }
 
-/* By the host kernel's word if a short measurement confirms it, else by a long measurement. */
-static u64 tsc_khz_checked(void)
-{
-	enum { SHORT_NS = 1000000, LONG_NS = 20000000 };
-	u64 told = tsc_khz_cpuinfo(), seen;
-
-	if (!told)
-		return tsc_khz_measured(LONG_NS);
-	seen = tsc_khz_measured(SHORT_NS);
-	return told > seen - seen / 500 && told < seen + seen / 500 ? told
-								    : tsc_khz_measured(LONG_NS);
-}
-
-u64 host_tsc_khz(void)
+static u64 tsc_khz_cpuid(void)
 {
 	struct cpuid_out o = host_cpuid(1, 0);
 	u64 khz;
@@ -562,8 +545,33 @@ u64 host_tsc_khz(void)
 	if (o.ecx & B(31) && (khz = host_cpuid(0x40000010, 0).eax))
 		return khz;
 	o = host_cpuid(0x15, 0);
-	if (o.eax && o.ebx && o.ecx)
-		return (u64)o.ecx * o.ebx / o.eax / 1000;
-	khz = tsc_khz_perf();
-	return khz ? khz : tsc_khz_checked();
+	return o.eax && o.ebx && o.ecx ? (u64)o.ecx * o.ebx / o.eax / 1000 : 0;
+}
+
+struct host_tsc host_tsc_look(void)
+{
+	struct host_tsc t = { .khz = tsc_khz_cpuid() };
+
+	if (!t.khz)
+		t.khz = tsc_khz_perf();
+	if (!t.khz) {
+		t.told = tsc_khz_cpuinfo();
+		t.from = moment_now();
+	}
+	return t;
+}
+
+/* By the host kernel's word if a short measurement confirms it, else by a long measurement. */
+u64 host_tsc_khz(const struct host_tsc *t)
+{
+	enum { SHORT_NS = 1000000, LONG_NS = 20000000 };
+	u64 seen;
+
+	if (t->khz)
+		return t->khz;
+	if (!t->told)
+		return tsc_khz_measured(&t->from, LONG_NS);
+	seen = tsc_khz_measured(&t->from, SHORT_NS);
+	return t->told > seen - seen / 500 && t->told < seen + seen / 500 ?
+		       t->told : tsc_khz_measured(&t->from, LONG_NS);
 }

@@ -102,7 +102,7 @@ static void machine_env(struct machine *m)
 {
 	m->env = (struct engine_env){ .mem = &m->mem, .pio = &m->pio, .mmio = &m->mmio,
 				      .chip = &m->chip, .loop = m->loop, .lock = &m->lock,
-				      .vcpus = m->vcpus, .tsc_khz = host_tsc_khz(),
+				      .vcpus = m->vcpus,
 				      .tcg_cache_bytes = tcg_cache_share(m->cfg),
 				      .irqchip_kind = m->cfg->irqchip,
 				      .interp_only = m->cfg->accel == ACCEL_INTERP,
@@ -119,6 +119,7 @@ static int machine_open(struct machine *m, struct err *e)
 {
 	int rc = machine_signals(m, e);
 
+	m->host_tsc = host_tsc_look();
 	if (rc == 0)
 		rc = boot_files_open(&m->boot, e);
 	if (rc == 0)
@@ -153,6 +154,7 @@ static int machine_load(struct machine *m, struct err *e)
 	rc = board_looks_at_kernel(m->cfg) ? board_attach(m, e) : 0;
 	if (rc == 0)
 		rc = boot_load(&m->boot, &m->mem, &bsp, e);
+	m->env.tsc_khz = host_tsc_khz(&m->host_tsc);
 	if (!m->cfg->restart)
 		boot_files_close(&m->boot);
 	trace_mark("kernel loaded");

@@ -238,5 +238,13 @@ void kvmclock_start(struct engine_env *env);
 /* Write the paravirtual clock's page afresh, if the guest has one: after a pause or a restore. */
 void kvmclock_update(struct vcpu *v);
 /* Host TSC frequency in kHz: CPUID 0x40000010, CPUID 0x15, else the kernel's own conversion
- * (perf event page), else measured. */
-u64 host_tsc_khz(void);
+ * (perf event page), else measured from the look, which needs the host's files, until it is asked
+ * for: a millisecond later at least. */
+struct host_tsc {
+	u64 khz, told; /* 0: not known; told: what the host's kernel says, to be checked */
+	struct host_moment {
+		u64 tsc, ns;
+	} from;
+};
+struct host_tsc host_tsc_look(void);
+u64 host_tsc_khz(const struct host_tsc *t);

@@ -74,8 +74,8 @@ int __asprintf_chk(char **out, int flag, const char *fmt, ...)
 	return r;
 }
 
-/* libcap-ng's one message, about a failure that its caller is told of as well: nobody reads a log of the
- * system's inside the sandbox. */
+/* libcap-ng's one message, about a failure that its caller is told of as well: nobody reads a log
+ * of the system's inside the sandbox. */
 void __syslog_chk(int prio, int flag, const char *fmt, ...)
 {
 }
@@ -100,8 +100,8 @@ int __vsnprintf_chk(char *s, size_t n, int flag, size_t size, const char *fmt, v
 	return vsnprintf(s, n, fmt, ap);
 }
 
-/* libcap-ng reads two numbers of eight hexadecimal digits in a line of /proc/self/status, and that only if
- * there is one: elsewhere mvm needs no scanf, the floating-point part of which is 15 KiB. */
+/* libcap-ng reads two numbers of eight hexadecimal digits in a line of /proc/self/status, and that
+ * only if there is one: elsewhere mvm needs no scanf, which with floating point is 15 KiB. */
 int __isoc99_sscanf(const char *s, const char *fmt, ...)
 {
 	char digits[9];

@@ -1,8 +1,8 @@
-/* printf.c - vfprintf, on which musl builds all of printf's family, without floating point: musl's own
- * would be 10 KiB, most of it for conversions that nothing here makes and mvm is not to contain.
+/* printf.c - vfprintf, on which musl builds all of printf's family, without floating point: musl's
+ * own is 10 KiB, most of it for conversions that nothing here makes and mvm is not to contain.
  *
- * Flags, width, precision, all lengths; d i u x X c s p %.  Anything else is a bug of the caller's and
- * ends the program.  Any thread; no state.  Source: C17 7.21.6.1. */
+ * Flags, width, precision, all lengths; d i u x X c s p %.  Anything else is a bug of the caller's
+ * and ends the program.  Any thread; no state.  Source: C17 7.21.6.1. */
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -49,7 +49,8 @@ static void put_field(struct out *o, const struct spec *s, const char *before, i
 		pad(o, ' ', blanks);
 }
 
-static void put_number(struct out *o, const struct spec *s, uint64_t v, const char *before, char kind)
+static void put_number(struct out *o, const struct spec *s, uint64_t v, const char *before,
+		       char kind)
 {
 	const char *digits = kind == 'X' ? "0123456789ABCDEF" : "0123456789abcdef";
 	unsigned base = kind == 'x' || kind == 'X' ? 16 : 10;

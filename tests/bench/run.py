@@ -158,6 +158,23 @@ def measure_latency(m, tiny):
             note(what, m.name, value[name + "_late"] * 1000 / value["khz"])
 
 
+def measure_sandbox(m, tiny):
+    """What the walls cost: on and off in turn, the difference of each pair."""
+    start, ports = (os.path.join(tiny, name) for name in ("bench_start.elf", "bench_ports.elf"))
+    took = {}
+    for way in ("on", "off"):
+        with Run(m.tiny(start) + ["--sandbox", way]) as r:
+            took[way] = r.wait_for(b"READY")
+    for i, what in enumerate(("sandbox start, ms", "... its CPU time, ms")):
+        note(what, m.name, (took["on"][i] - took["off"][i]) * 1e3)
+    for way in ("on", "off"):
+        with Run(m.tiny(ports) + ["--sandbox", way]) as r:
+            _, before = r.wait_for(b"READY")
+            _, after = r.wait_for(b"DONE")
+            took[way] = after - before
+    note("sandbox: time of a port write, on / off", m.name, took["on"] / took["off"])
+
+
 def measure_linux(m):
     with Run(m.linux(os.path.join(GUEST, "bench.cpio"), "bench=none bhalt=off")) as r:
         wall, cpu = r.wait_for(b"MVM-READY")
@@ -271,6 +288,7 @@ def main():
         print("bench: SKIP qemu: no qemu-system-x86_64 here; scripts/setup.sh bench installs it")
 
     repeat(args.starts, machines, lambda m: measure_start(m, tiny))
+    repeat(args.starts, machines[:1], lambda m: measure_sandbox(m, tiny))
     repeat(3, machines, lambda m: measure_rate(m, tiny, "bench_loop.elf", "integer instructions per second", 1e9))
     repeat(3, machines, lambda m: measure_rate(m, tiny, "bench_ports.elf", "port writes (exits) per second", 1e6))
     repeat(1, machines[:1], lambda m: measure_latency(m, tiny))  # QEMU's TCG has neither x2APIC nor deadlines

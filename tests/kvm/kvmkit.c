@@ -112,6 +112,7 @@ struct kvmkit *kvmkit_build(const struct kvmkit_setup *s)
 {
 	const struct engine *eng = s->eng;
 	struct kvmkit *k = calloc(1, sizeof *k);
+	struct host_tsc tsc = host_tsc_look();
 
 	OK(k);
 	pthread_mutex_init(&k->lock, NULL);
@@ -129,7 +130,7 @@ struct kvmkit *kvmkit_build(const struct kvmkit_setup *s)
 				      .loop = k->loop,
 				      .lock = &k->lock,
 				      .vcpus = k->vcpus,
-				      .tsc_khz = host_tsc_khz(),
+				      .tsc_khz = host_tsc_khz(&tsc),
 				      .tcg_cache_bytes = 1 << 20,
 				      .irqchip_kind = s->irqchip };
 	if (s->rom)

@@ -221,7 +221,8 @@ TEST(cpuid_hypervisor_leaves_offer_only_the_clock)
 
 TEST(cpuid_the_host_tsc_rate_is_right)
 {
-	u64 khz = host_tsc_khz(), t0 = host_rdtsc(), measured;
+	struct host_tsc look = host_tsc_look();
+	u64 khz = host_tsc_khz(&look), t0 = host_rdtsc(), measured;
 	struct timespec a, b;
 	s64 ns;
 
