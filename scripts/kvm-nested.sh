@@ -42,7 +42,7 @@ chmod 755 "$tmp/root/init" "$tmp/root/program"
 qemu-system-x86_64 -M microvm,rtc=on,pit=on,pic=on,isa-serial=on,acpi=off -accel tcg,thread=multi \
 	-cpu max,+svm -smp "${CPUS:-2}" -m "${MEM:-768}" -nodefaults -no-reboot -nographic -serial stdio \
 	-kernel "$guest/kernel/vmlinuz" -initrd "$tmp/initrd" \
-	-append "console=ttyS0 quiet panic=-1 reboot=t tsc_early_khz=1000000 no_timer_check mitigations=off loglevel=3" \
+	-append "console=ttyS0 quiet panic=-1 reboot=t tsc_early_khz=1000000 tsc=reliable no_timer_check mitigations=off loglevel=3" \
 	</dev/null 2>&1 | sed -u 's,\r,,g' | tee "$tmp/out" | grep --line-buffered -v '^KVM-NESTED-EXIT'
 status=$(sed -n 's/^KVM-NESTED-EXIT //p' "$tmp/out" | tail -n 1)
 [ -n "$status" ] || { echo "kvm-nested: the outer machine ended early" >&2; exit 2; }

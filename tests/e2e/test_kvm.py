@@ -70,3 +70,13 @@ def kvm_small_kernel_reaches_init(env):
         for chip in ("split", "kernel", "user"):
             look(env, chip, *kvm(env, files, "--kernel", "K", "--initrd", "I", "--mem", "64M", "--irqchip", chip,
                                  "--tcg-stats", timeout=300))
+
+
+@test(weight=90)
+def kvm_two_cpus_start_and_interrupt_each_other(env):
+    """INIT, SIPI, IPIs and NMIs with xAPICs and x2APICs, by each kind of irqchip."""
+    for chip in ("split", "kernel", "user"):
+        status, out = kvm(env, {"K": env.tiny("smp")}, "--kernel", "K", "--cpus", "2", "--irqchip", chip, timeout=200)
+        # KVM has x2APICs only in the kernel.
+        check(status == 0 and "xapic done" in out and ("x2apic done" in out) == (chip != "user"),
+              f"{chip}: status {status}: {out[-600:]}")

@@ -2,7 +2,7 @@
 
 import re
 
-from harness import Scratch, Vm, check, initrd_shell, test
+from harness import Scratch, Vm, check, initrd_shell, run, test
 from test_linux import check_dmesg
 from test_work import Work, check_stress
 
@@ -16,6 +16,14 @@ def check_cpus(vm, n):
     sums = re.findall(r"[0-9a-f]{32}  /bin/busybox", out)
     check(len(sums) == n and len(set(sums)) == 1, f"{len(sums)} sums of {n}: {out[-400:]}")
     check_dmesg(vm)
+
+
+@test()
+def smp_two_cpus_start_and_interrupt_each_other(env):
+    """INIT, SIPI, IPIs and NMIs with xAPICs and x2APICs: tests/guest/smp.S."""
+    for accel in ("tcg", "interp"):
+        r = run(env, "--accel", accel, "--cpus", "2", "--kernel", env.tiny("smp"), timeout=60)
+        check(r.returncode == 0 and r.stdout.split() == [b"xapic", b"done", b"x2apic", b"done"], f"{accel}: {r}")
 
 
 @test(weight=60)
