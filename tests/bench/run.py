@@ -180,6 +180,9 @@ def measure_linux(m):
         wall, cpu = r.wait_for(b"MVM-READY")
         note("Linux (Debian cloud) start to init, wall s", m.name, wall)
         note("Linux (Debian cloud) start to init, CPU s", m.name, cpu)
+    if isinstance(m, Mvm):
+        with Run(m.linux(os.path.join(GUEST, "bench.cpio"), "bench=none bhalt=off") + ["--transport", "pci"]) as r:
+            note("... with a PCI bus, CPU s", m.name, r.wait_for(b"MVM-READY")[1])
 
 
 def measure_idle(m):
