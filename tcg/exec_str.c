@@ -2,9 +2,9 @@
  *
  * A repeated instruction works on chunks that lie in one page of each operand: the host's own
  * string instruction runs on host addresses, so overlap and flags come out as they should.
- * What has no host address (MMIO, ROM, elements that cross a page) or goes downwards is done
- * element by element.  After each chunk the registers are up to date, so a fault or a request
- * that is waiting leaves the instruction restartable.  Source: SDM vol 2
+ * What has no host address (MMIO, ROM, elements that cross a page) is done element by element, and
+ * so is what goes downwards, but for MOVS.  After each chunk the registers are up to date, so a
+ * fault or a request that is waiting leaves the instruction restartable.  Source: SDM vol 2
  * "REP/REPE/REPZ/REPNE/REPNZ". */
 #include "exec.h"
 
@@ -161,24 +161,72 @@ static HANDLER str_run(struct tcg_cpu *c, const struct insn *in, str_fn chunk)
 }
 
 /* --- MOVS, STOS, LODS --------------------------------------------------------------------- */
+#define MOVS(text) __asm__ volatile(text : "+D"(dst), "+S"(src), "+c"(n) : : "memory", "cc")
+
 static void host_movs(void *dst, const void *src, u64 n, unsigned size)
 {
 	switch (size) {
-	case 1: __asm__ volatile("rep movsb" : "+D"(dst), "+S"(src), "+c"(n) : : "memory"); break;
-	case 2: __asm__ volatile("rep movsw" : "+D"(dst), "+S"(src), "+c"(n) : : "memory"); break;
-	case 4: __asm__ volatile("rep movsl" : "+D"(dst), "+S"(src), "+c"(n) : : "memory"); break;
-	default: __asm__ volatile("rep movsq" : "+D"(dst), "+S"(src), "+c"(n) : : "memory"); break;
+	case 1: MOVS("rep movsb"); break;
+	case 2: MOVS("rep movsw"); break;
+	case 4: MOVS("rep movsl"); break;
+	default: MOVS("rep movsq"); break;
 	}
+}
+
+/* dst and src are those of the first, highest element. */
+static void host_movs_down(void *dst, const void *src, u64 n, unsigned size)
+{
+	switch (size) {
+	case 1: MOVS("std; rep movsb; cld"); break;
+	case 2: MOVS("std; rep movsw; cld"); break;
+	case 4: MOVS("std; rep movsl; cld"); break;
+	default: MOVS("std; rep movsq; cld"); break;
+	}
+}
+
+/* How many of n elements go on downwards from o in its page, inside the segment, with an address
+ * that the TLB knows; the page has no decoded code then, and nothing can fault. */
+static u64 movs_room_down(struct tcg_cpu *c, const struct insn *in, struct str_opd *o, u64 n)
+{
+	u64 off = str_offset(c, in, o), size = in->size, in_page = o->lin % PAGE_SIZE;
+	gva_t lin;
+
+	if (in_page + size > PAGE_SIZE)
+		return 0;
+	n = MIN(n, MIN(in_page, off) / size + 1);
+	if (!seg_lin(c, o->seg, off - (n - 1) * size, (unsigned)(n * size), o->acc, &lin)) {
+		c->exc.vector = EXC_NONE; /* a limit is in between: let single elements find it */
+		return 0;
+	}
+	o->host = o->acc == ACC_W ? tlb_write(c, o->lin, (unsigned)size) :
+				    tlb_read(c, o->lin, (unsigned)size);
+	return o->host ? n : 0;
+}
+
+/* As memmove does it where the areas overlap: boot loaders move whole kernels so. */
+static u64 movs_down(struct tcg_cpu *c, const struct insn *in, struct str_opd *src,
+		     struct str_opd *dst, u64 n)
+{
+	if (!str_down(c) || str_aligned(c))
+		return 0;
+	n = movs_room_down(c, in, src, n);
+	n = n ? movs_room_down(c, in, dst, n) : 0;
+	if (n)
+		host_movs_down(dst->host, src->host, n, in->size);
+	return n;
 }
 
 static u64 movs_chunk(struct tcg_cpu *c, const struct insn *in, u64 n, bool *stop)
 {
 	struct str_opd src = str_src(in), dst = str_dst(ACC_W);
-	u64 val;
+	u64 val, down, left = n;
 
 	if (!str_chunk(c, in, &src, &dst, &n))
 		return 0;
-	if (n) {
+	down = n ? 0 : movs_down(c, in, &src, &dst, left);
+	if (down) {
+		n = down;
+	} else if (n) {
 		host_movs(dst.host, src.host, n, in->size);
 		lin_wrote(c, dst.code, (unsigned)(n * in->size));
 	} else {

@@ -377,6 +377,40 @@ TEST(interp_movs_goes_downwards_with_df)
 	cpu_kit_free(k);
 }
 
+/* Pages' ends, elements across them, areas that overlap either way: each against a loop. */
+TEST(interp_movs_downwards_is_done_in_order)
+{
+	static const struct {
+		u32 src, dst, n, size;
+	} cases[] = { { 0x2fff, 0x3fff, 9000, 1 }, { 0x3100, 0x3103, 9000, 1 },
+		      { 0x3103, 0x3100, 9000, 1 }, { 0x3ffd, 0x4001, 3000, 4 },
+		      { 0x4001, 0x3ffd, 3000, 4 }, { 0x3ff8, 0x4ff8, 1500, 8 },
+		      { 0x3ffc, 0x5ffa, 1500, 8 }, { 0x3ffe, 0x4ffe, 5000, 2 } };
+	static u8 want[0x8000];
+
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		u32 src = cases[i].src, dst = cases[i].dst, n = cases[i].n, size = cases[i].size;
+		struct cpu_kit *k = cpu_kit_new();
+
+		for (u32 at = 0; at < sizeof want; at++)
+			want[at] = k->ram[KIT_DATA + at] = (u8)(at * 7 + (at >> 8));
+		strings(k, KIT_DATA + src, KIT_DATA + dst, n);
+		switch (size) {
+		case 1: CODE(k, 0xfd, 0xf3, 0xa4, 0xfc, HLT); break;
+		case 2: CODE(k, 0xfd, 0x66, 0xf3, 0xa5, 0xfc, HLT); break;
+		case 4: CODE(k, 0xfd, 0xf3, 0xa5, 0xfc, HLT); break;
+		default: CODE(k, 0xfd, 0xf3, 0x48, 0xa5, 0xfc, HLT); break;
+		}
+		cpu_kit_run(k);
+		for (u32 e = 0; e < n; e++)
+			memmove(want + dst - e * size, want + src - e * size, size);
+		OK(memcmp(want, k->ram + KIT_DATA, sizeof want) == 0);
+		EQ(k->s->gpr[RCX], 0);
+		EQ(k->s->gpr[RSI], (u64)KIT_DATA + src - (u64)n * size);
+		cpu_kit_free(k);
+	}
+}
+
 TEST(interp_stos_crosses_pages_unaligned)
 {
 	struct cpu_kit *k = cpu_kit_new();
