@@ -143,6 +143,7 @@ enum way {
 	WAY_FROM_SREG,
 	WAY_BITS, /* of memory, by a register */
 	WAY_STRING, /* REP MOVS, REP STOS */
+	WAY_ELEMENT, /* LODS, STOS, SCAS */
 	WAY_JCC,
 	WAY_JMP,
 	WAY_CALL,
@@ -355,6 +356,8 @@ bool insn_reach(const struct insn *in);
 /* trans_string.c */
 bool string_can(const struct insn *in);
 void emit_string(struct emit *e, unsigned i);
+bool element_can(const struct insn *in);
+void emit_element(struct emit *e, unsigned i);
 /* MOVS or STOS as far as the TLB knows the way; false: the interpreter is to go on. */
 bool string_fast(struct tcg_cpu *c, const struct insn *in);
 

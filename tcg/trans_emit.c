@@ -756,6 +756,7 @@ void emit_insn(struct emit *e, unsigned i)
 	case WAY_FROM_SREG: emit_from_sreg(e, in); break;
 	case WAY_BITS: emit_bits(e, i); break;
 	case WAY_STRING: emit_string(e, i); break;
+	case WAY_ELEMENT: emit_element(e, i); break;
 	case WAY_JCC:
 		emit_flags_needed(e, FL_ARITH);
 		emit_two_ways(e, in, emit_jcc(e->a, in->op->opcode & 15));

@@ -197,6 +197,11 @@ static void plan_insn(struct plan *p, unsigned i)
 		plan_leave(p);
 		break;
 	case WAY_FROM_SREG: plan_kill(p, in->opd[0].reg); break;
+	case WAY_ELEMENT:
+		plan_kill(p, RAX);
+		plan_kill(p, RSI);
+		plan_kill(p, RDI);
+		break;
 	case WAY_STEP:
 	case WAY_STRING: plan_kill_all(p); break;
 	default: break;

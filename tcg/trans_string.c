@@ -1,4 +1,4 @@
-/* trans_string.c - REP MOVS and REP STOS in translated code: upwards, plain memory that the TLB
+/* trans_string.c - string instructions in translated code: REP MOVS and REP STOS upwards, plain memory that the TLB
  * knows.  What lies in one page of each operand is copied on the spot, longer runs by
  * string_fast(), all else by the interpreter's handler, which goes on where these stopped. */
 #include "trans.h"
@@ -95,6 +95,15 @@ static void string_slow(struct emit *e, const struct insn *in, unsigned cond)
 	late_add(e, emit_jcc(e->a, cond), in);
 }
 
+/* Downwards is for the interpreter. */
+static void string_upwards(struct emit *e, const struct insn *in)
+{
+	x64_op(e->a, &(struct x64_op){ .opcode = 0xf7, .mem = true, .gs = true,
+		.disp = GS_OFF(v.s.rflags) });
+	x64_u32(e->a, FL_DF); /* TEST */
+	string_slow(e, in, CC_NE);
+}
+
 /* T1 becomes the TLB entry for reg's address. */
 static void string_entry(struct x64 *a, unsigned reg)
 {
@@ -145,10 +154,7 @@ void emit_string(struct emit *e, unsigned i)
 	emit_clobber(e, i);
 	e->cached = 0;
 	e->at_t0 = NULL;
-	x64_op(a, &(struct x64_op){ .opcode = 0xf7, .mem = true, .gs = true,
-		.disp = GS_OFF(v.s.rflags) });
-	x64_u32(a, FL_DF); /* TEST */
-	string_slow(e, in, CC_NE);
+	string_upwards(e, in);
 	string_most(e, in);
 	string_entry(a, RDI);
 	x64_mov_rr(a, T2, RDI);
@@ -175,6 +181,41 @@ void emit_string(struct emit *e, unsigned i)
 	emit_rr(a, 0x29, e->word == 8, RDI, T2);
 	if (is_movs(in))
 		emit_rr(a, 0x29, e->word == 8, RSI, T1);
+	emit_late_back(e, from);
+}
+
+bool element_can(const struct insn *in)
+{
+	insn_fn f = in->op->exec.self;
+
+	return (f == exec_LODS || f == exec_SCAS || f == exec_STOS) && can_reach(in) &&
+	       !(in->prefixes & (PFX_REP | PFX_REPNE));
+}
+
+/* LODS, STOS or SCAS of one element. */
+void emit_element(struct emit *e, unsigned i)
+{
+	const struct insn *in = e->insn[i];
+	insn_fn f = in->op->exec.self;
+	unsigned reg = f == exec_LODS ? RSI : RDI, from = e->lates;
+	u8 opcode = f == exec_LODS ? 0x8a : f == exec_STOS ? 0x88 : 0x3a; /* MOV, MOV, CMP */
+
+	emit_clobber(e, i);
+	emit_scratch(e, T0);
+	string_upwards(e, in);
+	x64_mov_rr(e->a, T0, reg);
+	emit_check(e, in, in->size, f == exec_STOS);
+	x64_op(e->a, &(struct x64_op){ .opcode = opcode | (in->size > 1),
+				       .osz = in->size == 2,
+				       .w = in->size == 8,
+				       .reg = RAX,
+				       .rm = T0,
+				       .mem = true });
+	emit_lea_word(e, reg, reg, in->size);
+	if (f == exec_SCAS) {
+		e->in_reg = true;
+		e->in_mem = false;
+	}
 	emit_late_back(e, from);
 }
 

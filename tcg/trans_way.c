@@ -55,6 +55,8 @@ static enum way self_way(const struct insn *in)
 		return WAY_FROM_SREG;
 	if (string_can(in))
 		return WAY_STRING;
+	if (element_can(in))
+		return WAY_ELEMENT;
 	if (is_bit_string(in) && insn_reach(in) && in->size >= 4)
 		return WAY_BITS;
 	if (in->size != insn_word(in) || (kind == OPD_MEM && !insn_reach(in)))

@@ -195,11 +195,18 @@ static bool pick_site(const struct prog *p, bool opcode, u16 *at)
 }
 
 /* --- blocks ----------------------------------------------------------------------------------- */
-/* REP MOVS or STOS of a few elements: too few to come near the stack, however often. */
+/* REP MOVS or STOS of a few elements: too few to come near the stack, however often.  STOS, LODS or
+ * SCAS of one; LODS alone where EDI counts the loops. */
 static void put_string(struct prog *p)
 {
+	bool narrow = p->mode != MODE_64;
+
 	p->strings++;
 	begin(p);
+	if (narrow || chance(50)) {
+		put(p, narrow ? 0xac + below(2) : 0xaa + below(6));
+		return;
+	}
 	put(p, 0xb9);
 	put32(p, below(12));
 	begin(p);
@@ -223,7 +230,7 @@ static void put_body(struct prog *p, bool in_main)
 			put_site(p);
 		else if (chance(8))
 			put_store(p, chance(50));
-		else if (chance(3) && in_main && !p->strings && p->mode == MODE_64)
+		else if (chance(3) && in_main && !p->strings)
 			put_string(p);
 		else if (chance(5))
 			put_push_pop(p);
