@@ -44,6 +44,7 @@ struct block {
 	u32 trans;                /* its translation, 0: none */
 	u16 heat;                 /* runs left before it is translated */
 	bool no_groups;           /* its translation checks each access by itself */
+	u8 narrow;                /* how often what small indices reach was not in one page */
 	bool no_loop, sure_loop;  /* ... is not made a loop of; that has been worth it */
 	struct block *hash_next, *granule_next;
 	u8 raw[INSN_MAX];         /* KEY_SPLIT: the bytes it was made from */

@@ -417,6 +417,7 @@ bool trans_group(struct tcg_cpu *c, const struct insn *in, u64 info)
 		}
 		if (fp)
 			fp_enter(c);
+		lin -= g.wide ? c->v.s.gpr[in->index] << in->scale : 0;
 		lin = rip_mask(in, lin + (u64)(s64)g.lo);
 		if (ok && (g.write ? tlb_write(c, lin, g.span) : tlb_read(c, lin, g.span)))
 			return true;
@@ -425,7 +426,10 @@ bool trans_group(struct tcg_cpu *c, const struct insn *in, u64 info)
 	x87_catch_up(c, in);
 	b = trans_rest(c, in);
 	if (b->trans && group_fails(&c->trans->pool[b->trans])) {
-		b->no_groups = true;
+		if (g.wide)
+			b->narrow++;
+		else
+			b->no_groups = true;
 		trans_again(c, b);
 	}
 	return trans_end(c);

@@ -151,7 +151,9 @@ enum way {
 	WAY_RCX
 };
 
-/* Accesses that share a check: see trans_group.c. */
+/* Accesses that share a check: see trans_group.c.  INDEX_SMALL: each by an index of its own that is
+ * known to be small, so the span is of all that they can reach. */
+enum { INDEX_SMALL = ~2 };
 struct group_key {
 	u32 base, index, seg, scale;
 };
@@ -174,6 +176,7 @@ struct group {
 enum { ACCESS_MEM, ACCESS_STACK, ACCESSES };
 struct touch {
 	u8 group;
+	bool wide; /* eff is without the index, which is small */
 	s64 eff; /* from the key's address */
 	s64 base_off, index_off; /* of the registers, from the key's */
 };
@@ -243,6 +246,7 @@ struct emit {
 	unsigned n;
 	u8 word; /* see insn_word() */
 	bool no_groups;
+	u8 narrow; /* see struct block */
 	u16 live[BLOCK_MAX + 1]; /* flags that count before each instruction */
 	bool in_reg, in_mem; /* where they are now; both may be */
 	/* Up to six for each, and some at the start. */
@@ -385,7 +389,8 @@ bool loop_pays(const struct trans_block *tb);
 
 /* A group's check, as its slow path is told: the access that makes it, and the span. */
 struct group_info {
-	u8 size, own_write, write, stack;
+	u8 size;
+	bool own_write, write, stack : 1, wide : 1;
 	s16 lo; /* the span from that access's address */
 	u16 span;
 };

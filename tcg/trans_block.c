@@ -266,6 +266,7 @@ void emit_take(struct emit *e, const struct block *b)
 	for (unsigned i = 0; i < (unsigned)b->insns; i++)
 		e->insn[e->n++] = &b->insn[i];
 	e->no_groups |= b->no_groups;
+	e->narrow = MAX(e->narrow, b->narrow);
 }
 
 void emit_plan(struct emit *e)

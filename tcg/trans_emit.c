@@ -253,8 +253,11 @@ static void emit_group_check(struct emit *e, unsigned i, unsigned which, const s
 	s32 off = g->write ? offsetof(struct tlb, w) : offsetof(struct tlb, r);
 	u8 *again = e->a->p;
 	struct late *l, *shut = which == ACCESS_MEM ? emit_open(e, in) : NULL;
+	struct insn all = *in;
 
-	emit_linear(e, in, which, info->lo);
+	if (info->wide)
+		all.index = REG_NONE;
+	emit_linear(e, &all, which, info->lo);
 	if (e->t->counting)
 		emit_count(e->a, T1, checks, 1);
 	l = late_add(e, emit_lookup(e, off, PAGE_SIZE - info->span), in);
@@ -280,6 +283,7 @@ static void emit_group(struct emit *e, unsigned i, unsigned which, unsigned size
 				   write,
 				   g->write,
 				   which == ACCESS_STACK,
+				   x->wide,
 				   (s16)(g->lo - x->eff),
 				   (u16)(g->hi - g->lo) };
 
@@ -290,6 +294,29 @@ static void emit_group(struct emit *e, unsigned i, unsigned which, unsigned size
 	else
 		emit_group_check(e, i, which, g, &info);
 	g->checked = true;
+}
+
+/* e->mem, the start of what a small index goes through, becomes the operand. */
+static void emit_index(struct emit *e, const struct insn *in)
+{
+	unsigned h = host_reg(e, in->index);
+
+	if (h != REG_NONE) {
+		e->mem.index = (u8)h;
+		e->mem.scale = in->scale;
+		return;
+	}
+	h = emit_get(e, in->index, 1 << T0);
+	emit_scratch(e, T0);
+	x64_op(e->a, &(struct x64_op){ .opcode = 0x8d,
+				       .w = true,
+				       .reg = T0,
+				       .rm = e->mem.base,
+				       .mem = true,
+				       .has_index = true,
+				       .index = (u8)h,
+				       .scale = in->scale });
+	e->mem.base = T0;
 }
 
 /* In a loop, by a register that was checked before. */
@@ -313,6 +340,8 @@ static void emit_hoisted(struct emit *e, unsigned i, unsigned which)
 		g->saved = true; /* by the prelude */
 		e->mem.base = T0;
 	}
+	if (x->wide)
+		emit_index(e, in);
 	if (g->var == REG_NONE)
 		return;
 	if (which == ACCESS_STACK)
@@ -357,6 +386,8 @@ void emit_access(struct emit *e, unsigned i, unsigned which, unsigned size, bool
 		stack_access(e, i, which);
 	else
 		e->mem.disp = (s32)(x->eff - g->lo);
+	if (x->wide)
+		emit_index(e, in);
 }
 
 /* Between the host's register reg and e->mem, a word. */

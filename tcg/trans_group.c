@@ -3,13 +3,17 @@
  * Accesses whose addresses differ by a constant, as far as the block's instructions tell, form a
  * group if they lie close together.  The first of them checks the whole span once; the others use
  * what it found. For that, each register is a value number and an offset: additions of constants
- * change the offset, moves copy both, everything else makes a new value. */
+ * change the offset, moves copy both, everything else makes a new value.
+ *
+ * An index that must be small (it comes from a byte, or was masked) may be any: the span is all that
+ * it can reach from its base, so accesses to one table share a check, and in a loop need none. */
 #include "trans.h"
 
-enum { SPAN_MAX = 256 };
+enum { SPAN_MAX = 256, WIDE_MAX = 1040 };
 
 struct value {
 	u32 id;
+	u32 room; /* the register is below that; 0: nobody knows */
 	s64 off;
 };
 
@@ -21,7 +25,7 @@ struct plan {
 
 static void plan_kill(struct plan *p, unsigned reg)
 {
-	p->reg[reg] = (struct value){ ++p->ids, 0 };
+	p->reg[reg] = (struct value){ .id = ++p->ids };
 }
 
 static void plan_kill_all(struct plan *p)
@@ -41,6 +45,7 @@ static s64 wrap(const struct plan *p, s64 off)
 static void plan_join(struct plan *p, struct touch *x, struct group_key key, unsigned size,
 		      bool write)
 {
+	const s64 most = x->wide ? WIDE_MAX : SPAN_MAX;
 	struct emit *e = p->e;
 	struct group *g;
 
@@ -48,7 +53,7 @@ static void plan_join(struct plan *p, struct touch *x, struct group_key key, uns
 		g = &e->group[n - 1];
 		if (memcmp(&g->key, &key, sizeof key) != 0)
 			continue;
-		if (MAX(g->hi, x->eff + (s64)size) - MIN(g->lo, x->eff) > SPAN_MAX)
+		if (MAX(g->hi, x->eff + (s64)size) - MIN(g->lo, x->eff) > most)
 			break;
 		g->lo = MIN(g->lo, x->eff);
 		g->hi = MAX(g->hi, x->eff + (s64)size);
@@ -63,12 +68,23 @@ static void plan_join(struct plan *p, struct touch *x, struct group_key key, uns
 	};
 }
 
+/* How far behind its base can the access's index take it?  0: too far, or nobody knows. */
+static unsigned plan_reach(const struct plan *p, const struct insn *in)
+{
+	static const u16 most[] = { WIDE_MAX - 16, 64 };
+	u64 reach = in->index == REG_NONE ? 0 : (u64)p->reg[in->index].room << in->scale;
+	bool ok = p->e->narrow < ARRAY_LEN(most) && reach <= most[p->e->narrow];
+
+	return ok && in->op->exec.self != exec_XCHG ? (unsigned)reach : 0;
+}
+
 static void plan_mem(struct plan *p, unsigned i, const struct insn *in, unsigned size, bool write)
 {
 	struct touch *x = &p->e->touch[i][ACCESS_MEM];
 	struct group_key key = { .base = ~0u, .index = ~0u };
+	unsigned reach = plan_reach(p, in);
 
-	*x = (struct touch){ .eff = (s64)insn_disp(in) };
+	*x = (struct touch){ .eff = (s64)insn_disp(in), .wide = reach };
 	if (in->base == REG_RIP) {
 		key.base = ~1u;
 		x->eff += in->pgoff + in->len;
@@ -77,7 +93,10 @@ static void plan_mem(struct plan *p, unsigned i, const struct insn *in, unsigned
 		x->base_off = p->reg[in->base].off;
 		x->eff += x->base_off;
 	}
-	if (in->index != REG_NONE) {
+	if (reach) {
+		key.index = (u32)INDEX_SMALL;
+		size += reach - (1u << in->scale);
+	} else if (in->index != REG_NONE) {
 		key.index = p->reg[in->index].id;
 		key.scale = in->scale;
 		x->index_off = p->reg[in->index].off;
@@ -120,6 +139,28 @@ static void plan_written(struct plan *p, const struct insn *in)
 		plan_kill(p, RAX); /* FNSTSW */
 }
 
+/* What an instruction makes of its first operand is below this; 0: nobody knows. */
+static u32 plan_room(const struct plan *p, const struct insn *in)
+{
+	drv_fn f = in->op->exec.drv;
+	const struct opd *d = &in->opd[0], *s = &in->opd[1];
+	unsigned bits = d->size * 8u;
+
+	if (in->op->cls != CLS_DRV || d->kind != OPD_REG || d->size < 4)
+		return 0;
+	if (f == exec_MOVZX && s->size == 1)
+		return 256;
+	if (f == exec_MOV && s->kind == OPD_REG)
+		return p->reg[s->reg].room;
+	if (s->kind != OPD_IMM || in->imm < 0)
+		return 0;
+	if (f == exec_AND && in->imm < WIDE_MAX)
+		return (u32)in->imm + 1;
+	if (f == exec_SHR && (u32)in->imm < bits && bits - (u32)in->imm <= 8)
+		return 1u << (bits - (u32)in->imm);
+	return 0;
+}
+
 /* Is reg = a known value plus a constant afterwards? */
 static bool plan_linear(struct plan *p, const struct insn *in)
 {
@@ -139,10 +180,12 @@ static bool plan_linear(struct plan *p, const struct insn *in)
 	else if (f == exec_MOV && s->kind == OPD_REG)
 		v = p->reg[s->reg];
 	else if (f == exec_LEA && in->base < 16 && in->index == REG_NONE && in->asize == p->e->word)
-		v = (struct value){ p->reg[in->base].id, p->reg[in->base].off + in->disp };
+		v = (struct value){ p->reg[in->base].id, 0, p->reg[in->base].off + in->disp };
 	else
 		return false;
-	p->reg[d->reg] = (struct value){ v.id, wrap(p, v.off) };
+	if (f != exec_MOV)
+		v.room = 0;
+	p->reg[d->reg] = (struct value){ v.id, v.room, wrap(p, v.off) };
 	return true;
 }
 
@@ -154,7 +197,7 @@ static void plan_pop(struct plan *p, const struct insn *in)
 
 static void plan_leave(struct plan *p)
 {
-	p->reg[RSP] = (struct value){ p->reg[RBP].id, p->reg[RBP].off + p->e->word };
+	p->reg[RSP] = (struct value){ p->reg[RBP].id, 0, p->reg[RBP].off + p->e->word };
 	plan_kill(p, RBP);
 }
 
@@ -164,6 +207,7 @@ static void plan_insn(struct plan *p, unsigned i)
 	const struct insn *in = p->e->insn[i];
 	bool mem = in->opd[0].kind == OPD_MEM;
 	u8 word = p->e->word;
+	u32 room;
 
 	switch (insn_way(in)) {
 	case WAY_LEA:
@@ -171,8 +215,11 @@ static void plan_insn(struct plan *p, unsigned i)
 		for (unsigned n = 0; n < in->nopd; n++)
 			if (in->opd[n].kind == OPD_MEM && !(in->op->flags & F_NOMEM))
 				plan_mem(p, i, in, in->opd[n].size, n == 0 && in->op->flags & F_W0);
+		room = plan_room(p, in);
 		if (!plan_linear(p, in))
 			plan_written(p, in);
+		if (room)
+			p->reg[in->opd[0].reg].room = room;
 		break;
 	case WAY_PUSH:
 	case WAY_PUSHF:

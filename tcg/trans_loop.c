@@ -24,7 +24,7 @@ enum { STEP_MAX = 512, VAR_OFF_MAX = 1 << 20, FAR_MAX = 1 << 30, RECIPROCAL = 24
 static bool value_steady(const struct emit *e, u32 id, s64 *delta)
 {
 	*delta = 0;
-	if (id == ~0u || id == ~1u)
+	if (id == ~0u || id == ~1u || id == (u32)INDEX_SMALL)
 		return true;
 	if (id < 1 || id > 16 || !(e->loop.steady & 1 << (id - 1)))
 		return false;
@@ -48,6 +48,8 @@ static void group_hoist(struct emit *e, struct group *g)
 		return;
 	}
 	g->step = (s32)(base + index);
+	if (g->step && g->key.index == (u32)INDEX_SMALL) /* two registers to add */
+		g->hoisted = false;
 	if (g->step)
 		g->var = (u8)((base ? g->key.base : g->key.index) - 1);
 }
@@ -235,6 +237,7 @@ static void path_plan(struct emit *e)
 {
 	e->n = 0;
 	e->no_groups = false;
+	e->narrow = 0;
 	for (unsigned i = 0; i < e->loop.blocks; i++)
 		emit_take(e, e->loop.path[i]);
 	emit_plan(e);
@@ -254,6 +257,7 @@ void loop_find(struct emit *e)
 		l->blocks = 0;
 	e->n = 0;
 	e->no_groups = false;
+	e->narrow = 0;
 }
 
 static void loop_plan(struct emit *e)
@@ -351,7 +355,7 @@ static void emit_hoist(struct emit *e, struct group *g)
 
 	if (g->key.base != ~0u)
 		at.base = g->key.base == ~1u ? REG_RIP : (u8)(g->key.base - 1);
-	if (g->key.index != ~0u)
+	if (g->key.index != ~0u && g->key.index != (u32)INDEX_SMALL)
 		at.index = (u8)(g->key.index - 1);
 	emit_linear(e, &at, ACCESS_MEM, 0);
 	emit_patch(emit_lookup(e, off, most), e->loop.again);

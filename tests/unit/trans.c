@@ -192,6 +192,34 @@ static void add_stack(struct program *p)
 	}
 }
 
+/* Accesses by an index that is known to be small; the last one only seems to be. */
+static void add_small_index(struct program *p)
+{
+	switch (test_random() % 8) {
+	case 0:
+	case 1: /* movzx edx, al; mov rcx, [rsi + rdx * 4 + 8]; mov [rsi + rdx * 4], edi */
+		ADD(p, 0x0f, 0xb6, 0xd0, 0x48, 0x8b, 0x4c, 0x96, 8, 0x89, 0x3c, 0x96);
+		break;
+	case 2:
+	case 3: /* and edi, 31; xor [rbx + rdi * 8 - 128], eax; mov ecx, [rbx + rdi * 8] */
+		ADD(p, 0x83, 0xe7, 0x1f, 0x31, 0x44, 0xfb, 0x80, 0x8b, 0x0c, 0xfb);
+		break;
+	case 4:
+	case 5: /* shr r11d, 28; movzx eax, byte [r10 + r11]; mov [r10 + r11 + 5], cl */
+		ADD(p, 0x41, 0xc1, 0xeb, 0x1c, 0x43, 0x0f, 0xb6, 0x04, 0x1a, 0x43, 0x88, 0x4c,
+		    0x1a, 5);
+		break;
+	case 6: /* movzx edx, cl; mov edi, edx; mov rax, [rsi + rdi]; mov rcx, [rsi + rdx] */
+		ADD(p, 0x0f, 0xb6, 0xd1, 0x89, 0xd7, 0x48, 0x8b, 0x04, 0x3e, 0x48, 0x8b, 0x0c,
+		    0x16);
+		break;
+	default: /* movzx edx, al; and al, 3; mov dh, al; mov cl, [rsi + rdx], and back */
+		ADD(p, 0x0f, 0xb6, 0xd0, 0x24, 3, 0x88, 0xc6, 0x8a, 0x0c, 0x16, 0x88, 0x0c, 0x16);
+		break;
+	}
+	p->undefined |= FL_AF | FL_OF;
+}
+
 /* A conditional jump over instructions that come later. */
 static void add_branch(struct program *p, const struct op *const *rows, unsigned n)
 {
@@ -225,6 +253,8 @@ static void program_make(struct program *p, const struct op *const *rows, unsign
 			add_branch(p, rows, n);
 		else if (k == 1)
 			add_stack(p);
+		else if (k == 6)
+			add_small_index(p);
 		else if (k == 2) /* mov rax, [r14 + r13]: leaves the page at last */
 			ADD(p, 0x4b, 0x8b, 0x04, 0x2e);
 		else if (k == 3) /* mov [r14 + r13], r9 */
@@ -398,7 +428,7 @@ static void add_stride(struct program *p)
 {
 	u8 step = small_step(), at = (u8)test_random();
 
-	switch (test_random() % 20) {
+	switch (test_random() % 22) {
 	case 0: ADD(p, 0x4a, 0x8b, 0x54, 0x2e, at); break; /* mov rdx, [rsi + r13 + at] */
 	case 1: ADD(p, 0x4a, 0x89, 0x54, 0x2b, at); break; /* mov [rbx + r13 + at], rdx */
 	case 2: ADD(p, 0x41, 0x01, 0x42, at); break; /* add [r10 + at], eax */
@@ -418,6 +448,9 @@ static void add_stride(struct program *p)
 	case 16: ADD(p, 0x48, 0x8b, 0x15, at, 0, 0, 0); break; /* mov rdx, [rip + at] */
 	case 17: ADD(p, 0xf0, 0x4c, 0x0f, 0xc1, 0x0f); break; /* lock xadd [rdi], r9 */
 	case 18: ADD(p, 0x48, 0x8b, 0x06, 0x48, 0x83, 0xc6, 0); break; /* mov rax, [rsi] */
+	/* movzx r9d, dl; inc byte [rsi + r9] */
+	case 19: ADD(p, 0x44, 0x0f, 0xb6, 0xca, 0x42, 0xfe, 0x04, 0x0e); break;
+	case 20: ADD(p, 0x0f, 0xb6, 0xc2, 0x03, 0x14, 0x87); break; /* add edx, [rdi + rax * 4] */
 	/* mov r11, r15; add [r10], r11 */
 	default: ADD(p, 0x4d, 0x89, 0xfb, 0x4d, 0x01, 0x1a); break;
 	}
