@@ -85,7 +85,9 @@ struct tcg_cpu {
 	bool fp_live;    /* guest FP state is in the host's registers */
 	/* CR0/CR4/XCR0 allow it now; else slow path decides #NM/#UD */
 	bool fp_ok_sse, fp_ok_avx, fp_ok_x87;
-	u16 cc;          /* arithmetic flags, see above */
+	/* Arithmetic flags, see above, or what translated code left there: trans_flags.c */
+	u16 cc_low, cc;
+	u32 cc_top;
 	u64 pushed[3];   /* by translated code on the host: return addresses */
 	struct vcpu v;
 
@@ -121,7 +123,8 @@ struct tcg_cpu {
 	struct trans *trans;      /* trans.c; NULL: interpreter only */
 	struct {                  /* translated code's own as well */
 		u64 stack;      /* C's stack pointer, while RSP is the tcg_cpu */
-		u64 old_cc;
+		u64 old_cc;     /* and cc_low */
+		u64 kept;       /* what was shifted last, see trans_flags.c */
 		struct trans_near {
 			u64 tag;
 			const u8 *code;

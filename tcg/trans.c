@@ -179,12 +179,15 @@ static void trans_link(struct tcg_cpu *c, struct trans_block *tb)
 
 	if (t->pending && from->b && e->pgoff == tb->b->insn[0].pgoff && from->mode == tb->mode &&
 	    !((from->b->host ^ tb->b->host) & ~(u64)(PAGE_SIZE - 1))) {
+		/* Flags that nobody will read are as well in memory, or a note of them. */
+		bool reg = e->reg && !(tb->dead && e->told && !(e->regs & tb->spoilt));
+
 		if (tb->fp_need & ~from->fp_need)
-			edge_set(t, e, e->reg ? tb->enter_reg : tb->enter_mem);
+			edge_set(t, e, reg ? tb->enter_reg : tb->enter_mem);
 		else if (e->pgoff <= from->b->insn[0].pgoff)
-			edge_set(t, e, e->reg ? tb->fp_reg : tb->fp_mem);
+			edge_set(t, e, reg ? tb->fp_reg : tb->fp_mem);
 		else /* no circle of jumps forward is without one back, or to elsewhere */
-			edge_set(t, e, e->reg ? tb->pass_reg : tb->pass_mem);
+			edge_set(t, e, reg ? tb->pass_reg : tb->pass_mem);
 		t->stat.links++;
 		e->next = tb->in;
 		tb->in = t->pending;
@@ -229,6 +232,7 @@ static HANDLER trans_enter(struct tcg_cpu *c, const struct insn *in)
 	count_insns(c);
 	c->top.exit = NO_EXIT;
 	((void (*)(const u8 *, struct vcpu *))(t->cache.rx + t->enter))(j->code, &c->v);
+	flags_settle(c);
 	c->budget += (s32)c->top.left;
 	c->hot.count.insns -= t->counting ? c->top.left : 0;
 	c->top.left = 0;
@@ -290,6 +294,7 @@ bool trans_step(struct tcg_cpu *c, const struct insn *in)
 	bool fp = c->fp_live;
 	const struct insn *next;
 
+	flags_settle(c);
 	if (unlikely(c->trans->counting))
 		count_step(c->trans, in);
 	if ((in->op->exec.self == exec_MOVS || in->op->exec.self == exec_STOS) &&
@@ -356,6 +361,7 @@ bool trans_fp(struct tcg_cpu *c, struct block *b)
 	const struct insn *in = b->insn;
 	u8 need = 0, ok = (u8)(1 | c->fp_ok_sse << 1 | c->fp_ok_avx << 2 | c->fp_ok_x87 << 3);
 
+	flags_settle(c);
 	for (; in->fn != exec_fall_through; in++)
 		if (insn_way(in) == WAY_OP && in->op->cls == CLS_NATIVE)
 			need |= op_fp_need(in);
@@ -402,6 +408,7 @@ bool trans_group(struct tcg_cpu *c, const struct insn *in, u64 info)
 	void *host;
 	struct block *b;
 
+	flags_settle(c);
 	c->trans->stat.missed++;
 	memcpy(&g, &info, sizeof g);
 	lin = group_linear(c, in, &g);
@@ -477,11 +484,12 @@ bool trans_trap(struct tcg_cpu *c, const struct insn *unused)
 	in = s->in;
 	x87_catch_up(c, in);
 	if (!s->flags_live)
-		c->cc = (u16)c->hot.old_cc;
+		flags_put(c, s->note.note ? s->note : (struct flags_made){ (u32)c->hot.old_cc, 0 });
 	c->top.left = 0; /* a register has it, which is lost */
 	for (unsigned r = 0; r < 16; r++)
 		if (s->borrowed & 1 << r)
 			c->v.s.gpr[r] = c->hot.borrow[r];
+	flags_settle(c); /* by registers as they are now */
 	if (vector == EXC_DE) {
 		g->trap = 0;
 		insn_raise(c, in, EXC_DE);

@@ -10,8 +10,8 @@
  * vector state is in the host's registers whenever an instruction needs it.
  *
  * Flags are in EFLAGS or in c->cc, known for each place when it is translated; a block has an entry
- * for either.  A flag that will be written before anything in the block reads it may be lost: if an
- * instruction in between faults, the handler sees an old one. */
+ * for either.  Those that will be written before anything in the block reads them may be in
+ * neither: trans_flags.c. */
 #pragma once
 
 #include "exec.h"
@@ -34,12 +34,18 @@ enum {
 	EXIT_AT = 1 << 30, /* trans_hot.exit: where to go on, see trans_leave */
 };
 
+/* How flags can be computed: trans_flags.c.  note 0: no way, or none needed. */
+struct flags_made {
+	u32 note, top;
+};
+
 /* An instruction that the host may answer with a fault of the guest's. */
 struct trans_site {
 	u32 at; /* offset of its code */
 	const struct insn *in;
 	bool flags_live; /* the guest's flags are in EFLAGS there, not in c->cc */
 	u16 borrowed;    /* registers of the guest that are in hot.borrow[] */
+	struct flags_made note;
 };
 
 /* A jump to another block of the same page. */
@@ -47,6 +53,8 @@ struct trans_edge {
 	u32 at; /* offset of its rel32; 0: none */
 	u16 pgoff; /* where it goes */
 	bool reg; /* flags are in EFLAGS */
+	bool told; /* and in c->cc, or a note of them, by these registers */
+	u16 regs;
 	u32 out; /* offset of the code that leaves, where it goes while not linked */
 	u32 next; /* another edge to the same block: EDGES * block + edge; 0: none */
 };
@@ -60,6 +68,8 @@ struct trans_block {
 	 * also without a look at the budget. */
 	u32 fp_mem, fp_reg, pass_mem, pass_reg;
 	u8 fp_need, mode; /* enum cpu_mode */
+	bool dead;   /* it reads no flags, nor leaves any that it finds */
+	u16 spoilt;  /* registers that it may change while those could be seen */
 	u32 site, sites;
 	u32 in; /* the first edge that leads here, see next */
 	u16 misses; /* of groups' checks, that a fill of the TLB did not help */
@@ -199,6 +209,7 @@ struct late { /* code that stands behind the block */
 	u64 group; /* for trans_group */
 	u8 *stack;    /* where it goes on if c->top.stack only was another page's */
 	s32 stack_at; /* the span's start, from RSP */
+	struct flags_made note;
 	bool flags; /* EFLAGS are expected there */
 	bool loop; /* from the loop's body, whose registers are not as elsewhere */
 };
@@ -228,6 +239,7 @@ struct loop {
 	unsigned blocks;   /* 0: none */
 	u8 *again;         /* where the ordinary code pays and begins */
 	u8 fp_need;        /* the ordinary code's */
+	u32 told;           /* on the flags after a run; 0: they have to be kept */
 };
 
 /* Bytes of an address, a stack slot, a jump's operand. */
@@ -247,8 +259,13 @@ struct emit {
 	u8 word; /* see insn_word() */
 	bool no_groups;
 	u8 narrow; /* see struct block */
-	u16 live[BLOCK_MAX + 1]; /* flags that count before each instruction */
+	/* Flags before each instruction that are read; and those that a fault would show. */
+	u16 live[BLOCK_MAX + 1], seen[BLOCK_MAX + 1];
 	bool in_reg, in_mem; /* where they are now; both may be */
+	bool lazy[BLOCK_MAX]; /* flags that it keeps need not be where it leaves its own */
+	struct flags_made made_at[BLOCK_MAX + 1]; /* what can be noted before each */
+	struct flags_made note; /* on those that are nowhere; else none */
+	u32 told; /* the note in c->cc, for the next block */
 	/* Up to six for each, and some at the start. */
 	struct late late[6 * BLOCK_MAX + 4];
 	unsigned lates;
@@ -304,8 +321,6 @@ u32 emit_off(const struct emit *e, const u8 *p);            /* in the cache */
 void emit_leave(struct emit *e, u32 exit);                  /* for exit & 0xfff in this page */
 void emit_go(struct emit *e, s64 to, unsigned edge);        /* to to of this page or beyond */
 void emit_insn(struct emit *e, unsigned i);
-void emit_clobber(struct emit *e, unsigned i); /* our code changes EFLAGS before instruction i */
-void emit_flags_needed(struct emit *e, u16 need);
 /* Whatever of e->late is not complete goes on here. */
 void emit_late_back(struct emit *e, unsigned from);
 /* T0 becomes the linear address of an access, by from it. */
@@ -329,7 +344,6 @@ void emit_linear(struct emit *e, const struct insn *in, unsigned which, s64 by);
 /* T1 becomes the TLB entry of T0 in the array at off of struct tlb, T2 the offset in its page;
  * jumps if it is another page's or more than most. */
 u8 *emit_lookup(struct emit *e, s32 off, s32 most);
-void emit_flags_needed(struct emit *e, u16 need);
 /* An edge's jump goes to code that leaves, until it is linked. */
 struct out {
 	u8 *jump;
@@ -357,6 +371,25 @@ enum way insn_way(const struct insn *in);
 /* Do we know how to get at the memory operand? */
 bool insn_reach(const struct insn *in);
 
+/* trans_flags.c */
+void flags_plan(struct emit *e);
+u16 flags_needed(const struct emit *e, unsigned i); /* by instruction i, in EFLAGS */
+u16 flags_spoilt(const struct emit *e, unsigned i); /* by i ff., while flags before it are seen */
+u16 note_regs(u32 note);                       /* that it needs */
+void emit_clobber(struct emit *e, unsigned i); /* our code changes EFLAGS before instruction i */
+void emit_flags_needed(struct emit *e, u16 need);
+void emit_kept(struct emit *e, unsigned i);
+void emit_flags_new(struct emit *e, unsigned i);
+void emit_note(struct emit *e, struct flags_made m); /* instead of c->cc */
+void emit_tell(struct emit *e, unsigned i, s64 to);
+void flags_settle(struct tcg_cpu *c);          /* c->cc is right from now on */
+static inline void flags_put(struct tcg_cpu *c, struct flags_made m)
+{
+	c->cc_low = (u16)m.note;
+	c->cc = (u16)(m.note >> 16);
+	c->cc_top = m.top;
+}
+
 /* trans_string.c */
 bool string_can(const struct insn *in);
 void emit_string(struct emit *e, unsigned i);
@@ -382,6 +415,7 @@ void stack_thunk(struct x64 *a, bool write);
 /* trans_loop.c */
 void loop_find(struct emit *e);  /* does a loop begin with the block? */
 void loop_enter(struct emit *e); /* instead of the ordinary code, if it can be */
+void loop_back(struct emit *e, u8 *taken); /* a jump of the ordinary code's */
 void loop_emit(struct emit *e); /* after the block's ordinary code */
 void loop_late_out(struct emit *e); /* before and after C is called from its body */
 void loop_late_in(struct emit *e);

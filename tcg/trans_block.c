@@ -2,26 +2,25 @@
  * and what rarely runs behind them. */
 #include "trans.h"
 
-enum { NOP_BYTES = 5 };
-
-static void emit_liveness(struct emit *e)
+static void fp_plan(struct emit *e)
 {
-	unsigned n = e->n;
-
 	e->fp_need = 0;
-	e->live[n] = FL_ARITH;
-	while (n--) {
-		e->live[n] = op_flags_before(e->insn[n], e->live[n + 1]);
-		if (insn_way(e->insn[n]) == WAY_JCC)
-			e->live[n] = FL_ARITH; /* a way out */
-		if (insn_way(e->insn[n]) == WAY_OP && e->insn[n]->op->cls == CLS_NATIVE)
-			e->fp_need |= op_fp_need(e->insn[n]);
-	}
+	for (unsigned i = 0; i < e->n; i++)
+		if (insn_way(e->insn[i]) == WAY_OP && e->insn[i]->op->cls == CLS_NATIVE)
+			e->fp_need |= op_fp_need(e->insn[i]);
 }
 
-/* Does the block touch EFLAGS for its own ends before it looks at the guest's? */
+/* Does the block touch EFLAGS for its own ends before it looks at the guest's?  What never looks at
+ * them leaves them in memory. */
 static bool begins_with_clobber(const struct emit *e)
 {
+	bool looks = false;
+
+	for (unsigned i = 0; i < e->n; i++)
+		looks |= insn_way(e->insn[i]) == WAY_JCC || op_flags_written(e->insn[i]) ||
+			 op_flags_needed(e->insn[i], 0);
+	if (!looks)
+		return true;
 	for (unsigned i = 0; i < e->n; i++) {
 		const struct insn *in = e->insn[i];
 
@@ -35,21 +34,13 @@ static bool begins_with_clobber(const struct emit *e)
 			for (unsigned n = 0; n < in->nopd; n++)
 				if (in->opd[n].kind == OPD_MEM)
 					return true;
-			if (op_flags_needed(in, e->live[i + 1]))
+			if (flags_needed(e, i))
 				return false;
 			break;
 		default: return true;
 		}
 	}
 	return false;
-}
-
-static void emit_nop(struct x64 *a)
-{
-	static const u8 nop[NOP_BYTES] = { 0x0f, 0x1f, 0x44, 0, 0 };
-
-	for (unsigned i = 0; i < NOP_BYTES; i++)
-		x64_u8(a, nop[i]);
 }
 
 /* Pay for the block, EFLAGS changed. */
@@ -172,24 +163,23 @@ static u8 *emit_entries(struct emit *e)
 {
 	struct x64 *a = e->a;
 	bool live = e->live[0], split = e->b->key & KEY_SPLIT;
-	bool clobber = live && (split || e->fp_need || begins_with_clobber(e));
+	bool clobber = !live || split || e->fp_need || begins_with_clobber(e);
+	bool blind = !live && !e->seen[0] && !split;
 	u8 *fail;
 
+	e->tb->dead = !live;
+	e->tb->spoilt = flags_spoilt(e, 0);
 	if (clobber) {
 		e->tb->enter_reg = emit_off(e, a->p);
 		emit_flags_save(a);
 		e->tb->enter_mem = emit_off(e, a->p);
-	} else if (live) {
+	} else {
 		e->tb->enter_mem = emit_off(e, a->p);
 		emit_flags_load(a);
 		e->tb->enter_reg = emit_off(e, a->p);
-	} else { /* room for a way out each */
-		e->tb->enter_reg = emit_off(e, a->p);
-		emit_nop(a);
-		e->tb->enter_mem = emit_off(e, a->p);
 	}
 	e->in_mem = clobber;
-	e->in_reg = live && !clobber;
+	e->in_reg = !clobber;
 	if (split)
 		emit_split(e);
 	if (e->fp_need)
@@ -206,7 +196,7 @@ static u8 *emit_entries(struct emit *e)
 		e->tb->pass_reg = e->tb->fp_reg;
 	} else {
 		e->tb->pass_mem = e->in_reg || split ? e->tb->enter_mem : emit_off(e, a->p);
-		e->tb->pass_reg = clobber || split ? e->tb->enter_reg : emit_off(e, a->p);
+		e->tb->pass_reg = clobber && !blind ? e->tb->enter_reg : emit_off(e, a->p);
 	}
 	if (e->t->counting)
 		emit_count(a, T1, insns, e->b->insns);
@@ -228,6 +218,8 @@ static void emit_lates(struct emit *e)
 		}
 		if (l->stack)
 			stack_late(e, l);
+		if (l->note.note)
+			emit_note(e, l->note);
 		if (l->thunk == e->t->group)
 			emit_imm64(a, T1, l->group);
 		emit_imm64(a, T0, l->in ? (u64)l->in : (u64)e->b);
@@ -249,7 +241,7 @@ static void emit_dead(struct emit *e, u8 *budget_fail, bool in_reg, bool in_mem)
 	u32 start = EXIT_AT | e->b->insn[0].pgoff;
 
 	emit_patch(budget_fail, a->p);
-	e->in_mem = in_mem || !in_reg;
+	e->in_mem = in_mem;
 	if (!e->in_mem)
 		emit_flags_save(a);
 	e->in_mem = true;
@@ -271,7 +263,8 @@ void emit_take(struct emit *e, const struct block *b)
 
 void emit_plan(struct emit *e)
 {
-	emit_liveness(e);
+	flags_plan(e);
+	fp_plan(e);
 	group_plan(e);
 }
 
@@ -287,13 +280,17 @@ bool trans_emit(struct tcg_cpu *c, struct block *b, struct trans_block *tb, stru
 	loop_find(&e);
 	emit_take(&e, b);
 	emit_plan(&e);
+	if (e.live[0])
+		e.loop.blocks = 0; /* its prelude is for blocks that do not read flags */
 	fail = emit_entries(&e);
 	in_reg = e.in_reg;
 	in_mem = e.in_mem;
 	for (i = 0; i < n; i++)
 		emit_insn(&e, i);
-	if (insn_way(&b->insn[n - 1]) < WAY_JCC)
-		emit_go(&e, b->insn[n].pgoff, 0); /* what ends a block leaves by itself, mostly */
+	if (insn_way(&b->insn[n - 1]) < WAY_JCC) { /* what ends a block leaves by itself, mostly */
+		emit_tell(&e, n - 1, b->insn[n].pgoff);
+		emit_go(&e, b->insn[n].pgoff, 0);
+	}
 	if (e.loop.blocks)
 		loop_emit(&e);
 	emit_lates(&e);

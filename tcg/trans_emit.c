@@ -3,26 +3,6 @@
  * What rarely runs stands behind the block: TLB misses, jumps that are taken. */
 #include "trans.h"
 
-/* --- flags ------------------------------------------------------------------------------------ */
-void emit_clobber(struct emit *e, unsigned i)
-{
-	if (e->live[i] && !e->in_mem) {
-		emit_scratch(e, T2);
-		emit_flags_save(e->a);
-		e->in_mem = true;
-	}
-	e->in_reg = false;
-}
-
-void emit_flags_needed(struct emit *e, u16 need)
-{
-	if (need && !e->in_reg) {
-		emit_scratch(e, T2);
-		emit_flags_load(e->a);
-		e->in_reg = true;
-	}
-}
-
 /* --- addresses -------------------------------------------------------------------------------- */
 unsigned emit_get(struct emit *e, unsigned reg, u16 avoid)
 {
@@ -126,7 +106,7 @@ struct late *late_add(struct emit *e, u8 *jump, const struct insn *in)
 	struct late *l = &e->late[e->lates++];
 
 	ASSERT(e->lates <= ARRAY_LEN(e->late));
-	*l = (struct late){ .jump = jump, .in = in, .loop = e->loop.on };
+	*l = (struct late){ .jump = jump, .in = in, .note = e->note, .loop = e->loop.on };
 	return l;
 }
 
@@ -511,6 +491,7 @@ void emit_leave(struct emit *e, u32 exit)
 void emit_out(struct emit *e, struct out o)
 {
 	bool in_reg = e->in_reg, in_mem = e->in_mem;
+	u16 told_regs = in_mem ? 0 : note_regs(e->told);
 
 	emit_patch(o.jump, e->a->p);
 	if (o.to >= 0 && o.to < (s64)PAGE_SIZE && e->b->link_ok) {
@@ -519,7 +500,9 @@ void emit_out(struct emit *e, struct out o)
 		e->tb->edge[o.edge] = (struct trans_edge){ .at = emit_off(e, o.jump),
 							   .out = emit_off(e, e->a->p),
 							   .pgoff = (u16)o.to,
-							   .reg = in_reg };
+							   .reg = in_reg,
+							   .told = in_mem || e->told,
+							   .regs = told_regs };
 		emit_leave(e, EXIT_AT | id << 12 | (u32)o.to);
 	} else {
 		if (!in_mem)
@@ -556,7 +539,7 @@ static void emit_two_ways(struct emit *e, const struct insn *in, u8 *taken)
 {
 	emit_go(e, in->pgoff + in->len, 0);
 	if (e->loop.blocks == 1)
-		e->loop.back = taken;
+		loop_back(e, taken);
 	else
 		emit_out(e, (struct out){ taken, rel_to(in), 1 });
 }
@@ -587,11 +570,14 @@ static void emit_rcx_branch(struct emit *e, const struct insn *in, bool loop)
 static void emit_step(struct emit *e, unsigned i)
 {
 	emit_clobber(e, i);
+	if (e->note.note)
+		emit_note(e, e->note);
 	emit_scratch(e, T0);
 	emit_imm64(e->a, T0, (u64)e->insn[i]);
 	emit_call(e->a, trans_rw(e->t, e->t->step));
 	e->cached = 1 << T0 | 1 << T1 | 1 << T2;
 	e->in_mem = true;
+	e->note = (struct flags_made){ 0 };
 }
 
 static void emit_push(struct emit *e, unsigned i)
@@ -736,6 +722,7 @@ static void emit_call_insn(struct emit *e, unsigned i)
 		emit_call_indirect(e, i);
 	} else {
 		emit_push_return(e, i);
+		emit_tell(e, i, rel_to(in));
 		emit_go(e, rel_to(in), 1);
 	}
 }
@@ -762,12 +749,11 @@ static void emit_operation(struct emit *e, unsigned i)
 		if (in->opd[n].kind == OPD_MEM)
 			emit_access(e, i, ACCESS_MEM, in->opd[n].size,
 				    n == 0 && in->op->flags & F_W0);
-	emit_flags_needed(e, op_flags_needed(in, e->live[i + 1]));
+	emit_flags_needed(e, flags_needed(e, i));
+	emit_kept(e, i);
 	op_emit(e, i);
-	if (written) {
-		e->in_reg = true;
-		e->in_mem = false;
-	}
+	if (written)
+		emit_flags_new(e, i);
 	emit_late_back(e, from);
 }
 
@@ -790,10 +776,12 @@ void emit_insn(struct emit *e, unsigned i)
 	case WAY_ELEMENT: emit_element(e, i); break;
 	case WAY_JCC:
 		emit_flags_needed(e, FL_ARITH);
+		emit_tell(e, i, in->pgoff + in->len);
 		emit_two_ways(e, in, emit_jcc(e->a, in->op->opcode & 15));
 		break;
 	case WAY_JMP:
 		if (in->opd[0].kind == OPD_REL) {
+			emit_tell(e, i, rel_to(in));
 			emit_go(e, rel_to(in), 1);
 		} else {
 			emit_target(e, in, i);
@@ -802,7 +790,10 @@ void emit_insn(struct emit *e, unsigned i)
 		break;
 	case WAY_CALL: emit_call_insn(e, i); break;
 	case WAY_RET: emit_ret(e, i); break;
-	case WAY_RCX: emit_rcx_branch(e, in, in->op->exec.self == exec_LOOP); break;
+	case WAY_RCX:
+		emit_tell(e, i, in->pgoff + in->len);
+		emit_rcx_branch(e, in, in->op->exec.self == exec_LOOP);
+		break;
 	default: emit_step(e, i); break;
 	}
 }

@@ -135,7 +135,7 @@ static void registers_plan(struct emit *e)
 {
 	const u16 ours = 1 << T0 | 1 << T1 | 1 << T2;
 	u16 pool = (u16)~(named(e) | ours | 1 << R15);
-	bool scratch = false;
+	bool scratch = !e->loop.told;
 
 	for (unsigned i = 0; i < e->n; i++)
 		scratch |= wants_scratch(e, i);
@@ -269,6 +269,10 @@ static void loop_plan(struct emit *e)
 	memset(l->home, REG_NONE, sizeof l->home);
 	for (unsigned n = 1; n < e->groups; n++)
 		group_hoist(e, &e->group[n]);
+	e->tb->spoilt |= flags_spoilt(e, 0);
+	l->told = e->made_at[e->n].top ? 0 : e->made_at[e->n].note;
+	if (note_regs(l->told) & e->tb->spoilt)
+		l->told = 0;
 	l->on = true; /* for host_reg() */
 	registers_plan(e);
 	l->on = false;
@@ -643,6 +647,33 @@ void loop_enter(struct emit *e)
 	e->loop.back = e->a->p - 4;
 }
 
+/* The prelude has no use for EFLAGS. */
+void loop_back(struct emit *e, u8 *taken)
+{
+	if (!e->in_mem && (!e->told || note_regs(e->told) & e->tb->spoilt)) {
+		emit_patch(taken, e->a->p);
+		emit_flags_save(e->a);
+		emit_jump(e->a, e->a->p);
+		taken = e->a->p - 4;
+	}
+	e->loop.back = taken;
+}
+
+/* The end of a run: its flags, or a note, for the next one if it may show them; else only for what
+ * comes after the strip: true. */
+static bool emit_run_flags(struct emit *e)
+{
+	if (e->in_mem)
+		return false;
+	if (!e->loop.told)
+		emit_flags_save(e->a);
+	else if (e->seen[0] && e->loop.blocks > 1)
+		emit_note(e, (struct flags_made){ e->loop.told, 0 });
+	else
+		return true;
+	return false;
+}
+
 /* A jump out of the body, to be filled in, and what it leads to. */
 struct side {
 	u8 *jump;
@@ -695,6 +726,7 @@ static void emit_sides(struct emit *e, const struct side *side, unsigned n)
 		emit_refund(e, (s32)side[i].done);
 		emit_out_of_loop(e);
 		emit_forget(e);
+		emit_tell(e, side[i].done - 1, side[i].to);
 		emit_go(e, side[i].to, MIN(2 + i, EDGES));
 	}
 }
@@ -704,18 +736,25 @@ void loop_emit(struct emit *e)
 	struct side side[PATH_MAX];
 	const u8 *prelude = e->a->p, *head;
 	unsigned sides;
+	bool last;
 
 	loop_plan(e);
 	emit_patch(e->loop.back, prelude);
 	emit_forget(e);
-	e->in_reg = e->in_mem = false;
 	emit_prelude(e);
 	e->loop.on = true;
 	emit_forget(e);
+	/* A loop of one block begins behind itself: its flags are always those of a run before. */
+	e->in_reg = false;
+	e->in_mem = e->loop.blocks > 1 || !e->loop.told;
+	e->note = (struct flags_made){ e->in_mem ? 0 : e->loop.told, 0 };
 	head = e->a->p;
 	sides = emit_body(e, side);
+	last = emit_run_flags(e);
 	emit_count_down(e);
 	emit_patch(emit_jcc(e->a, CC_NE), head);
+	if (last)
+		emit_note(e, (struct flags_made){ e->loop.told, 0 });
 	emit_out_of_loop(e);
 	emit_jump(e->a, prelude);
 	emit_sides(e, side, sides);

@@ -184,7 +184,7 @@ static void site_add(struct emit *e, unsigned i)
 
 	t->site[t->sites++] = (struct trans_site){ (u32)(e->a->p - t->cache.rw), e->insn[i],
 						   e->in_reg && !e->in_mem,
-						   e->loop.on ? e->loop.borrowed : 0 };
+						   e->loop.on ? e->loop.borrowed : 0, e->note };
 	e->tb->sites++;
 }
 

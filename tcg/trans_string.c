@@ -212,10 +212,8 @@ void emit_element(struct emit *e, unsigned i)
 				       .rm = T0,
 				       .mem = true });
 	emit_lea_word(e, reg, reg, in->size);
-	if (f == exec_SCAS) {
-		e->in_reg = true;
-		e->in_mem = false;
-	}
+	if (f == exec_SCAS)
+		emit_flags_new(e, i);
 	emit_late_back(e, from);
 }
 

@@ -114,7 +114,7 @@ void emit_bits(struct emit *e, unsigned i)
 	emit_check(e, in, in->size, in->op->flags & F_W0);
 	x64_mov_rr(a, T1, emit_get(e, reg, 1 << T0 | 1 << T1));
 	x64_alu_imm(a, OP_AND, false, T1, w ? 63 : 31);
-	emit_flags_needed(e, op_flags_needed(in, e->live[i + 1]));
+	emit_flags_needed(e, flags_needed(e, i));
 	if (in->prefixes & PFX_LOCK && !tcg_may_drop_lock(e->c))
 		x64_u8(a, 0xf0);
 	x64_op(a, &(struct x64_op){ .map = X64_MAP_0F,
@@ -123,7 +123,6 @@ void emit_bits(struct emit *e, unsigned i)
 				    .reg = T1,
 				    .rm = T0,
 				    .mem = true });
-	e->in_reg = true;
-	e->in_mem = false;
+	emit_flags_new(e, i);
 	emit_late_back(e, from);
 }

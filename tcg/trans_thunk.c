@@ -127,7 +127,7 @@ static void thunk_c(struct x64 *a, u64 fn, bool flags)
 /* signal.c comes here with all registers as they were. */
 static void thunk_trap(struct x64 *a)
 {
-	x64_load_gs(a, T0, GS_OFF(cc)); /* and what follows */
+	x64_load_gs(a, T0, GS_OFF(cc_low)); /* and what follows */
 	x64_store_gs(a, T0, GS_OFF(hot.old_cc));
 	emit_flags_save(a);
 	thunk_spill(a);

@@ -100,24 +100,7 @@ static const struct seq_point *point_at(const struct test_case *t, u64 rip)
 	return NULL;
 }
 
-/* Flags that the translator must have right when a fault comes at off: those that count there, as
- * far as the end of the block. */
-static u64 flags_live(const struct test_case *t, unsigned off)
-{
-	struct insn in[POINTS_MAX];
-	unsigned n = 0;
-	u16 live = FL_ARITH;
-
-	for (; n < POINTS_MAX && off < t->len; off += in[n++].len)
-		if (decode(&in[n], t->code + off, 15, t->in.mode) <= 0 || in[n].op->flags & F_ENDS)
-			break;
-	while (n)
-		live = op_flags_before(&in[--n], live);
-	return live;
-}
-
-/* The flags that count: all but those that are undefined.  A fault changes none; but the translator
- * may have dropped some that would be written before anybody reads them. */
+/* The flags that count: all but those that are undefined.  A fault changes none. */
 static u64 flags_mask(const struct test_case *t, const struct regs *host)
 {
 	u64 all = FL_ARITH | FL_DF | FL_AC | FL_ID | FL_NT | FL_IF | FL_IOPL;
@@ -127,8 +110,6 @@ static u64 flags_mask(const struct test_case *t, const struct regs *host)
 		return all & ~t->undef;
 	if (!p)
 		return host->rip == t->start.rip ? all : all & ~(u64)FL_ARITH;
-	if (t->how >= HOW_TRANSLATED)
-		all &= ~(u64)FL_ARITH | flags_live(t, p->at);
 	return all & ~(u64)p->undef;
 }
 

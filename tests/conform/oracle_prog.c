@@ -10,9 +10,8 @@
 enum { MAIN_MAX = 5, SUBS_MAX = 2, BODY_MAX = 4, FIXUPS_MAX = 48, SITES_MAX = 8, FUEL_MAX = 24,
        MANY = 400 /* the translator measures a loop for a while before it settles on it */ };
 enum { STACK = DATA + 4096 + 2048 };
-/* ADD OR AND SUB XOR CMP.  Not ADC and SBB: the translator drops flags that nothing in the block
- * reads, and a store that makes something in it read them comes too late. */
-static const u8 alu[] = { 0, 1, 4, 5, 6, 7 };
+/* ADD OR ADC SBB AND SUB XOR CMP: a store may make something read flags that nothing read. */
+static const u8 alu[] = { 0, 1, 2, 3, 4, 5, 6, 7 };
 
 /* Labels: main blocks, the end of the program, subs. */
 enum { LABEL_END = MAIN_MAX, LABEL_SUB, LABELS = LABEL_SUB + SUBS_MAX };
@@ -148,6 +147,8 @@ static void put_site(struct prog *p)
 {
 	bool opcode = chance(50);
 
+	if (p->undef & FL_CF) /* it may become ADC */
+		put_definer(p);
 	begin(p);
 	if (!opcode)
 		put(p, 0x81);

@@ -54,13 +54,11 @@ static u64 descriptor(u32 attr)
 }
 
 /* Every vector's handler is at HANDLERS, or 16 bytes on if there is an error code to drop: it goes
- * on two bytes further, with the arithmetic flags clear: the translator does not keep those that
- * the interrupted instruction would have overwritten. */
+ * on two bytes further. */
 static void put_tables(u8 *ram)
 {
 	static const u32 errors = 0x227d00; /* vectors with an error code: 8, 10-14, 17, 21 */
-	static const u8 back[15] = { 0x48, 0x83, 0x04, 0x24, 2, 0x81, 0x64, 0x24, 0x10, 0x2a, 0xf7,
-				     0xff, 0xff, 0x48, 0xcf };
+	static const u8 back[7] = { 0x48, 0x83, 0x04, 0x24, 2, 0x48, 0xcf };
 	static const u8 drop[6] = { 0x48, 0x83, 0xc4, 8, 0xeb, 0xea };
 	u64 *gdt = (u64 *)(ram + GDT), *table = (u64 *)(ram + TABLES);
 
@@ -182,8 +180,10 @@ static enum end run(struct tcg_cpu *c)
 		}
 	}
 	tcg_engine.pull(&c->v);
-	/* Whether a part in its initial state counts as in use is the host's business. */
+	/* Whether a part in its initial state counts as in use is the host's business;
+	 * MXCSR_MASK is there once the state has been in its registers. */
 	st64(c->v.s.xsave + XSAVE_HEADER_OFF, 7);
+	st32(c->v.s.xsave + 28, 0);
 	return c->shutdown ? SHUT_DOWN : c->v.s.mp_state == MP_RUNNABLE ? RAN_ON : HALTED;
 }
 
