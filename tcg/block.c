@@ -359,6 +359,68 @@ void interp_invalidate(struct tcg_cpu *c, gpa_t gpa, u64 len)
 	}
 }
 
+/* --- fresh code --------------------------------------------------------------------------- */
+/* May another vCPU have write entries for pages that hold code?  One that sleeps answers before it
+ * runs on. */
+static bool others_owe_flush(const struct tcg_cpu *c)
+{
+	const struct engine_env *env = c->v.env;
+
+	for (u32 i = 0; i < env->nr_vcpus; i++) {
+		struct vcpu *v = env->vcpus[i];
+
+		if (v && v != &c->v && atomic_load(&v->req) & VREQ_FLUSH &&
+		    !atomic_load(&v->sleeping))
+			return true;
+	}
+	return false;
+}
+
+static u64 fresh_sum(const u8 *p, u32 len)
+{
+	u64 sum = len;
+
+	while (len--)
+		sum = (sum ^ *p++) * 0x100000001b3; /* FNV-1a: the guest could only fool itself */
+	return sum;
+}
+
+static void fresh_add(struct tcg_cpu *c, const struct block *b, gpa_t gpa, const u8 *bytes)
+{
+	struct interp *it = c->interp;
+	const u8 *host = (const u8 *)(uintptr_t)b->host;
+
+	if (c->v.env->nr_vcpus < 2 || !others_owe_flush(c))
+		return;
+	if (it->fresh_n < FRESH_MAX)
+		it->fresh[it->fresh_n] =
+			(struct fresh){ host, gpa, b->bytes, fresh_sum(bytes, b->bytes) };
+	it->fresh_n = MIN(it->fresh_n + 1, FRESH_MAX + 1u);
+}
+
+/* Cross-modifying code, SDM vol 3 "Handling Self- and Cross-Modifying Code": a vCPU that stored
+ * to code and then said so, in memory, may not have answered VREQ_FLUSH yet, nor told us of the store.
+ * Who has seen its word executes a serialising instruction, comes by here, and the bytes are there.
+ * The last look is one after all have answered: their stores come before that. */
+void fresh_look(struct tcg_cpu *c)
+{
+	struct interp *it = c->interp;
+	bool more = others_owe_flush(c);
+
+	if (it->fresh_n > FRESH_MAX) {
+		interp_flush(c);
+		it->fresh_n = 0;
+		return;
+	}
+	for (u32 i = 0; i < it->fresh_n; i++) {
+		struct fresh *f = &it->fresh[i];
+
+		if (fresh_sum(f->host, f->len) != f->sum)
+			block_drop_range(c, f->gpa, f->len);
+	}
+	it->fresh_n = more ? it->fresh_n : 0;
+}
+
 /* --- building ----------------------------------------------------------------------------- */
 static void insn_end_of_block(struct insn *in, struct block *b, unsigned pgoff, u8 mode)
 {
@@ -461,6 +523,7 @@ static struct block *block_build(struct tcg_cpu *c, gva_t lin, const u8 *host_pa
 		mmu_code_added(c, gpa, b->bytes);
 		atomic_thread_fence(memory_order_seq_cst);
 	} while (memcmp(code, host_page + pgoff, b->bytes) != 0);
+	fresh_add(c, b, gpa, code);
 	arena_take(it, sizeof *b + ((u32)b->insns + 1) * sizeof(struct insn));
 	block_choose_handlers(b, pgoff, c->mode);
 	if (c->trans)

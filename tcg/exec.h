@@ -69,6 +69,8 @@ struct code_page {
 
 enum { ARENA_BYTES = 16 << 20 }; /* unless --tcg-cache says otherwise */
 
+enum { FRESH_MAX = 256 };
+
 struct interp {
 	struct {
 		u64 host;         /* b's: a miss must not cost a look at some cold block */
@@ -94,6 +96,14 @@ struct interp {
 		gpa_t gpa;
 		u64 len;
 	} inbox[INBOX_MAX];
+	/* Blocks made while another vCPU could still store to their page unseen: see fresh_look. */
+	struct fresh {
+		const u8 *host;
+		gpa_t gpa;
+		u32 len;
+		u64 sum;
+	} fresh[FRESH_MAX];
+	u32 fresh_n;
 	u64 stat_flushes, stat_steps;
 };
 
@@ -192,10 +202,18 @@ static always_inline bool is_kicked(const struct tcg_cpu *c)
 	return atomic_load_explicit(&c->kicked, memory_order_relaxed);
 }
 
+/* A serialising instruction: what is fresh must be looked at before the next one. */
+static always_inline void serialise(struct tcg_cpu *c)
+{
+	if (unlikely(c->interp->fresh_n))
+		atomic_store(&c->kicked, 1);
+}
+
 /* What a handler returns that may have brought about a request, such as an interrupt or the drop of
  * code, which must be looked at before the next instruction. */
 static always_inline HANDLER insn_end_if_kicked(struct tcg_cpu *c, const struct insn *in)
 {
+	serialise(c);
 	return is_kicked(c) ? insn_end(c, in) : in + 1;
 }
 
@@ -291,6 +309,7 @@ bool block_in_range(struct tcg_cpu *c, gpa_t gpa, u64 len);
 /* Another thread made code in [gpa, gpa+len) stale: drop it at c's next look at its requests. */
 void interp_post(struct tcg_cpu *c, gpa_t gpa, u64 len);
 void interp_take_posts(struct tcg_cpu *c);
+void fresh_look(struct tcg_cpu *c); /* unless fresh_n is 0 */
 /* For s.rip; NULL: c->exc, or not cacheable. */
 struct block *block_find(struct tcg_cpu *c);
 bool insn_fetch(struct tcg_cpu *c, struct insn *in);      /* decode at s.rip; false: c->exc */

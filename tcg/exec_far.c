@@ -454,6 +454,7 @@ const struct insn *exec_IRET(struct tcg_cpu *c, const struct insn *in)
 	unsigned size = in->size;
 	struct seg_reg cs, ss;
 
+	serialise(c);
 	c->v.s.nmi_blocked = 0; /* whatever becomes of this IRET */
 	if (seg_is_real(c))
 		return iret_real(c, in);

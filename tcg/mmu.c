@@ -12,6 +12,7 @@
  *
  * Invariant: a page with a bit in the code map has no write entry on any vCPU, except between
  * mmu_code_added on one vCPU and the others' answer to VREQ_FLUSH (mmu_drop_code_writers).
+ * What is stored by one in that time the vCPU with the code finds itself: block.c, fresh_look.
  * Source: SDM vol 3 "Caching Translation Information", "Process-Context Identifiers". */
 #include <stdlib.h>
 
@@ -597,6 +598,22 @@ static u64 place_read(struct tcg_cpu *c, const struct place *p, unsigned n)
 	return val;
 }
 
+/* p's bytes are written: was code made of them?  Where there are other vCPUs, locate()'s look at
+ * the map may be too old by now: one of them has marked the granule since, and compared the bytes
+ * before ours were there.  There is a fence between its mark and its comparison (block_build), and here
+ * one between our store and our look, so one of the two sees the other. */
+static void place_written(struct tcg_cpu *c, const struct place *p, unsigned n)
+{
+	u64 code = p->code;
+
+	if (c->v.env->nr_vcpus > 1) {
+		atomic_thread_fence(memory_order_seq_cst);
+		code = atomic_load(code_map_word(c->code, p->gpa));
+	}
+	if (unlikely(code & code_map_span(p->gpa, n)))
+		interp_invalidate(c, p->gpa, n);
+}
+
 static void place_write(struct tcg_cpu *c, const struct place *p, unsigned n, u64 val)
 {
 	bool whole = (n & (n - 1)) == 0;
@@ -617,8 +634,7 @@ static void place_write(struct tcg_cpu *c, const struct place *p, unsigned n, u6
 		return;
 	}
 	host_store(p->host, n, val);
-	if (unlikely(p->code & code_map_span(p->gpa, n)))
-		interp_invalidate(c, p->gpa, n);
+	place_written(c, p, n);
 }
 
 /* CR0.AM and EFLAGS.AC at CPL 3; mmu_select sees to it that such accesses all come here.  A
@@ -672,7 +688,7 @@ bool lin_host_code(struct tcg_cpu *c, gva_t lin, unsigned size, void **host, gpa
 	if (n < size || !p[0].host || p[0].rom)
 		return true;
 	*host = p[0].host;
-	if (p[0].code & code_map_span(p[0].gpa, size))
+	if (c->v.env->nr_vcpus > 1 || p[0].code & code_map_span(p[0].gpa, size))
 		*code = p[0].gpa;
 	return true;
 }
@@ -681,13 +697,15 @@ bool lin_host(struct tcg_cpu *c, gva_t lin, unsigned size, enum access acc, void
 {
 	struct place p[2];
 	unsigned n;
+	u64 code;
 
 	lin = lin_wrap(c, lin, false);
 	*host = NULL;
 	if (!aligned(c, lin, size, false) || !locate_span(c, lin, size, acc, false, p, &n))
 		return false;
-	if (n == size && p[0].host &&
-	    !(acc & ACC_W && (p[0].rom || p[0].code & code_map_span(p[0].gpa, size))))
+	/* Nobody will look at the map afterwards, so others must not make code beside code. */
+	code = c->v.env->nr_vcpus > 1 ? p[0].code : p[0].code & code_map_span(p[0].gpa, size);
+	if (n == size && p[0].host && !(acc & ACC_W && (p[0].rom || code)))
 		*host = p[0].host;
 	return true;
 }
@@ -721,8 +739,7 @@ static void place_write_bytes(struct tcg_cpu *c, const struct place *p, const u8
 	if (!p->host)
 		return;
 	memcpy(p->host, buf, n);
-	if (p->code & code_map_span(p->gpa, n))
-		interp_invalidate(c, p->gpa, n);
+	place_written(c, p, n);
 }
 
 bool lin_write_bytes(struct tcg_cpu *c, gva_t lin, const void *buf, unsigned len)

@@ -123,8 +123,10 @@ bool lin_host(struct tcg_cpu *c, gva_t lin, unsigned size, enum access acc, void
 bool lin_host_code(struct tcg_cpu *c, gva_t lin, unsigned size, void **host, gpa_t *code);
 static inline void lin_wrote(struct tcg_cpu *c, gpa_t code, unsigned size)
 {
-	if (unlikely(code != NO_CODE))
-		interp_invalidate(c, code, size);
+	if (likely(code == NO_CODE))
+		return;
+	atomic_thread_fence(memory_order_seq_cst); /* as in place_written() */
+	interp_invalidate(c, code, size);
 }
 
 /* Copy between the guest and a host buffer, len <= 4096; nothing is copied unless all of it can

@@ -214,6 +214,8 @@ static void take_requests(struct tcg_cpu *c)
 	u32 req;
 
 	atomic_store(&c->kicked, 0);
+	if (unlikely(c->interp->fresh_n))
+		fresh_look(c);
 	if (!(vcpu_pending(&c->v) & OURS))
 		return;
 	req = atomic_fetch_and(&c->v.req, ~(u32)OURS) & OURS;

@@ -26,6 +26,14 @@ def smp_two_cpus_start_and_interrupt_each_other(env):
         check(r.returncode == 0 and r.stdout.split() == [b"xapic", b"done", b"x2apic", b"done"], f"{accel}: {r}")
 
 
+@test()
+def smp_code_that_another_cpu_changes(env):
+    """Cross-modifying code as the SDM wants it: tests/guest/crossmod.S."""
+    for accel in ("tcg", "interp"):
+        r = run(env, "--accel", accel, "--cpus", "2", "--kernel", env.tiny("crossmod"), timeout=120)
+        check(r.returncode == 0 and r.stdout == b"done\r\n", f"{accel}: {r}")
+
+
 @test(weight=60)
 def smp_64_cpus(env):
     with Vm(env, *env.linux(), "--cpus", "64", "--mem", "512M") as vm:
