@@ -35,7 +35,7 @@ GUESTS := $(patsubst tests/guest/%.S,$(O)/guest-tests/%.elf,$(sort $(wildcard te
 	$(O)/guest-tests/words-32.elf $(O)/guest-tests/words-64.elf
 REPLAYS := $(FUZZ_NAMES:%=$(O)/fuzz/%-replay)
 FUZZERS := $(FUZZ_NAMES:%=$(O)/fuzz/%)
-TEST_BINS := $(O)/mvm-test $(if $(ORACLE_SRC),$(O)/mvm-oracle) $(REPLAYS)
+TEST_BINS := $(O)/mvm-test $(if $(SAN),,$(O)/mvm-without) $(if $(ORACLE_SRC),$(O)/mvm-oracle) $(REPLAYS)
 
 # --- flags ----------------------------------------------------------------------------------------
 WARN := -Wall -Wextra -Wno-unused-parameter
@@ -232,10 +232,17 @@ ifneq ($(filter -O2,$(OPT)),)
 $(call obj,$(COLD)): CFLAGS += -Os
 endif
 
+# mvm with any one row of the policy left out.
+$(O)/gen/seccomp_without.h: $(O)/seccomp-gen
+	$(call say,GEN,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$< --without >$@
+
 # It runs before the canary is set and before the image is relocated.
 $(O)/obj/tools/start.o: CFLAGS += -fno-stack-protector
 
-$(O)/obj/seccomp/filter.o $(O)/fuzz-obj/seccomp/filter.o: | $(O)/gen/seccomp_filters.h
+$(O)/obj/seccomp/filter.o $(O)/fuzz-obj/seccomp/filter.o $(O)/obj/tests/without.o: | $(O)/gen/seccomp_filters.h
+$(O)/obj/tests/without.o: | $(O)/gen/seccomp_without.h
 
 # --- link -----------------------------------------------------------------------------------------
 $(O)/mvm.debug: $(call obj,main.c) $(LIB_OBJ) tools/link.ld
@@ -255,6 +262,10 @@ endif
 $(O)/mvm-test: $(call obj,$(TEST_SRC)) $(LIB_OBJ)
 	$(call say,LINK,$@)
 	$(Q)$(LINK)
+
+$(O)/mvm-without: $(call obj,main.c tests/without.c) $(filter-out %/seccomp/filter.o,$(LIB_OBJ))
+	$(call say,LINK,$@)
+	$(Q)$(LINK) -Wl,--wrap=clock_gettime
 
 $(O)/mvm-oracle: $(call obj,$(ORACLE_SRC)) $(LIB_OBJ)
 	$(call say,LINK,$@)

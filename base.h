@@ -71,15 +71,22 @@ void log_set_level(enum log_level lvl);
 #define log_info(who, ...) log_at(LOG_INFO, who, __VA_ARGS__)
 #define log_dbg(who, ...) log_at(LOG_DBG, who, __VA_ARGS__)
 
-/* A line that a guest can trigger: at most 10 per site and run, then one "further lines
- * dropped". */
-#define log_guest(who, ...)                                                                        \
+/* A line that a guest can cause at will: at most so many a second from one place, then, in a later
+ * second, how many were suppressed. */
+struct log_limit {
+	u32 second, used, dropped; /* atomic */
+};
+#define log_limited(lvl, most, who, ...)                                                           \
 	do {                                                                                       \
-		static u32 log_budget_;                                                            \
-		if (log_guest_ok(&log_budget_))                                                    \
-			log_at(LOG_DBG, who, __VA_ARGS__);                                         \
+		static struct log_limit log_limit_;                                                \
+		if (log_limit_ok(&log_limit_, most, lvl, who))                                     \
+			log_at(lvl, who, __VA_ARGS__);                                             \
 	} while (0)
-bool log_guest_ok(u32 *budget);
+bool log_limit_ok(struct log_limit *l, u32 most, enum log_level lvl, const char *who);
+
+/* What a guest does wrong. */
+enum { LOG_GUEST_MOST = 10 };
+#define log_guest(who, ...) log_limited(LOG_DBG, LOG_GUEST_MOST, who, __VA_ARGS__)
 
 /* A bug of ours: prints file, line and condition, restores the terminal, aborts.  No side effects
  * in cond; never about guest, disk, socket or kernel data. */

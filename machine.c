@@ -86,6 +86,7 @@ static int machine_signals(struct machine *m, struct err *e)
 	sigaddset(&set, SIGHUP);
 	sigaddset(&set, SIGTSTP);
 	sigaddset(&set, SIGCONT);
+	sigaddset(&set, WATCH_SIGNAL);
 	pthread_sigmask(SIG_BLOCK, &set, NULL); /* vCPU and disk threads inherit it */
 	m->sigfd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (m->sigfd < 0)
@@ -262,7 +263,7 @@ static void machine_reset(struct machine *m)
 			"guest reset; ending (--on-reboot restart would start it again)");
 		return machine_stop(m, EXIT_OK);
 	}
-	log_info("machine", "guest reset; starting again");
+	log_limited(LOG_INFO, LOG_GUEST_MOST, "machine", "guest reset; starting again");
 	pthread_mutex_unlock(&m->lock);
 	vcpus_pause(m->vcpus, m->nr_vcpus);
 	pthread_mutex_lock(&m->lock);
@@ -359,7 +360,7 @@ static void machine_vcpu_exit(void *arg)
 		return;
 	switch ((enum vexit)atomic_exchange(&v->exit_why, VEXIT_KICK)) {
 	case VEXIT_RESET:
-		log_info("machine", "vcpu%u: triple fault", v->index);
+		log_limited(LOG_INFO, LOG_GUEST_MOST, "machine", "vcpu%u: triple fault", v->index);
 		if (m->cfg->restart)
 			machine_reset(m);
 		else
@@ -442,23 +443,23 @@ static void machine_signal(void *arg, u32 events)
 {
 	struct machine *m = arg;
 	struct signalfd_siginfo si;
+	u32 sig;
 
 	if (read(m->sigfd, &si, sizeof si) != sizeof si)
 		return;
-	/* The parent sends on whatever it gets; what was sent to a group comes straight here as
-	 * well. */
-	if (sandbox_is_up() && si.ssi_code != SI_QUEUE)
+	if (sandbox_is_up() != (si.ssi_signo == WATCH_SIGNAL))
 		return;
-	if (si.ssi_signo == SIGTSTP)
+	sig = sandbox_is_up() ? (u32)si.ssi_int : si.ssi_signo;
+	if (sig == SIGTSTP)
 		return machine_pause(m);
-	if (si.ssi_signo == SIGCONT) { /* after a SIGSTOP the shell has reset the terminal */
+	if (sig == SIGCONT) { /* after a SIGSTOP the shell has reset the terminal */
 		machine_resume(m);
 		return tty_raw();
 	}
-	if (si.ssi_signo == SIGTERM && machine_press_button(m))
+	if (sig == SIGTERM && machine_press_button(m))
 		return;
-	log_info("machine", "signal %u; ending", si.ssi_signo);
-	machine_stop(m, SIGNAL_STATUS + (int)si.ssi_signo);
+	log_info("machine", "signal %u; ending", sig);
+	machine_stop(m, SIGNAL_STATUS + (int)sig);
 }
 
 /* --- running ---------------------------------------------------------------------------------- */

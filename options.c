@@ -519,7 +519,8 @@ void options_help(void)
 	printf("\nExit status: 0 guest powered off (or rebooted, with --on-reboot exit);"
 	       " 1 wrong usage;\n"
 	       "2 host failure; 3 guest crashed or halted for ever; 4 ended by the sandbox;\n"
-	       "128+N ended by signal N; (V<<1)|1 guest wrote V to the debug-exit port.\n");
+	       "128+N ended by signal N (132: a bug of mvm's);\n"
+	       "(V<<1)|1 guest wrote V to the debug-exit port.\n");
 }
 
 void options_man(void)

@@ -39,6 +39,7 @@ void trace_print(void)
 
 void trace_guest_mark(void)
 {
-	log_info("boot-trace", "guest ready %llu us after process start",
-		 (unsigned long long)((now_ns() - marks[0].at_ns) / 1000));
+	log_limited(LOG_INFO, LOG_GUEST_MOST, "boot-trace",
+		    "guest ready %llu us after process start",
+		    (unsigned long long)((now_ns() - marks[0].at_ns) / 1000));
 }

@@ -10,7 +10,7 @@
 #include "chipset.h"
 
 /* --- debugcon ------------------------------------------------------------------------------- */
-enum { DEBUGCON_ID = 0xe9, LINE_BYTES = 120 };
+enum { DEBUGCON_ID = 0xe9, LINE_BYTES = 120, LINES_MOST = 1000 /* a second */ };
 
 struct debugcon {
 	struct device dev;
@@ -33,7 +33,8 @@ static void debugcon_log(struct debugcon *d, u8 byte)
 	if (byte != '\n' && byte != '\r')
 		d->s.line[d->s.len++] = printable ? byte : '?';
 	if (d->s.len && (byte == '\n' || d->s.len == LINE_BYTES)) {
-		log_dbg(d->dev.id, "%.*s", d->s.len, (const char *)d->s.line);
+		log_limited(LOG_DBG, LINES_MOST, d->dev.id, "%.*s", d->s.len,
+			    (const char *)d->s.line);
 		d->s.len = 0;
 	}
 }

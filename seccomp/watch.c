@@ -18,12 +18,11 @@ u64 watch_offset(u64 rip)
 	return rip - (u64)__ehdr_start;
 }
 
-/* With a value that tells the child: it is from here.  What reaches it otherwise, because it was
- * sent to the process group or the control group, reaches this process as well. */
-static void watch_send(pid_t child, int sig)
+static void watch_send(pid_t child, int sig, int value)
 {
 	siginfo_t si = { .si_signo = sig, .si_code = SI_QUEUE };
 
+	si.si_value.sival_int = value;
 	syscall(SYS_rt_sigqueueinfo, child, sig, &si);
 }
 
@@ -43,7 +42,7 @@ static int watch_wait(pid_t child, const sigset_t *all)
 		case SIGTERM:
 		case SIGHUP:
 		case SIGTSTP:
-		case SIGCONT: watch_send(child, sig); break;
+		case SIGCONT: watch_send(child, WATCH_SIGNAL, sig); break;
 		case -1:
 		case SIGPIPE:
 		case SIGXFSZ:
@@ -52,7 +51,7 @@ static int watch_wait(pid_t child, const sigset_t *all)
 		case SIGTTIN:
 		case SIGTTOU: break;
 		default: /* what ends a process by default ends both */
-			watch_send(child, SIGKILL);
+			watch_send(child, SIGKILL, 0);
 			while (syscall(SYS_wait4, child, &status, 0, NULL) < 0 && errno == EINTR)
 				;
 			return sig;

@@ -1,6 +1,7 @@
 /* seccomp-gen.c - runs on the build machine: compiles seccomp/policy.def with libseccomp and prints
  * one array of struct sock_filter for each kind of thread.  `seccomp-gen --pfc` prints the same
- * programs as libseccomp's pseudo code, for review.
+ * programs as libseccomp's pseudo code, for review; `seccomp-gen --without` prints each program once
+ * for each of its rows, without that row, for tests/without.c.
  *
  * Action outside the rows: SIGSYS, and at FILTER_DIE, which its handler calls, kill the process.
  * Other architectures' system calls (i386, x32) kill at once: libseccomp puts that check first. */
@@ -41,11 +42,13 @@ struct rule {
 	unsigned threads;
 	int arg; /* -1: any arguments */
 	unsigned long long mask, value;
+	const char *value_name;
 };
 
 static const struct rule rules[] = {
-#define SYS(name, threads, why) { #name, why, threads, -1, 0, 0 },
-#define SYS_ARG(name, threads, arg, mask, value, why) { #name, why, threads, arg, mask, value },
+#define SYS(name, threads, why) { #name, why, threads, -1, 0, 0, "" },
+#define SYS_ARG(name, threads, arg, mask, value, why) \
+	{ #name, why, threads, arg, mask, value, #value },
 #include "seccomp/policy.def"
 #undef SYS
 #undef SYS_ARG
@@ -76,7 +79,7 @@ static void add(scmp_filter_ctx ctx, const struct rule *r)
 		die("cannot add", r->syscall, rc);
 }
 
-static scmp_filter_ctx compile(unsigned thread)
+static scmp_filter_ctx compile(unsigned thread, const struct rule *without)
 {
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_TRAP);
 	int rc;
@@ -91,7 +94,7 @@ static scmp_filter_ctx compile(unsigned thread)
 	if (rc < 0)
 		die("cannot add", "the end", rc);
 	for (int i = 0; i < RULES; i++)
-		if (rules[i].threads & thread)
+		if (rules[i].threads & thread && &rules[i] != without)
 			add(ctx, &rules[i]);
 	rc = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_OPTIMIZE,
 			      2); /* a binary tree over the numbers */
@@ -119,14 +122,44 @@ static void print_bytes(scmp_filter_ctx ctx, const char *name)
 	fclose(f);
 }
 
+/* One program for each row of each thread; row THREAD:CALL or THREAD:CALL:VALUE. */
+static void print_without(void)
+{
+	char name[40];
+
+	for (size_t t = 0; t < sizeof threads / sizeof threads[0]; t++)
+		for (int i = 0; i < RULES; i++) {
+			if (!(rules[i].threads & threads[t].bit))
+				continue;
+			snprintf(name, sizeof name, "%s_%d", threads[t].name, i);
+			scmp_filter_ctx ctx = compile(threads[t].bit, &rules[i]);
+
+			print_bytes(ctx, name);
+			seccomp_release(ctx);
+		}
+	printf("static const struct {\n\tconst char *row;\n\tenum filter_thread thread;\n"
+	       "\tu16 len;\n\tconst struct sock_filter *code;\n} without[] = {\n");
+	for (size_t t = 0; t < sizeof threads / sizeof threads[0]; t++)
+		for (int i = 0; i < RULES; i++)
+			if (rules[i].threads & threads[t].bit)
+				printf("\t{ \"%s:%s%s%s\", %zu, ARRAY_LEN(filter_%s_%d), filter_%s_%d },\n",
+				       threads[t].name, rules[i].syscall,
+				       *rules[i].value_name ? ":" : "", rules[i].value_name, t,
+				       threads[t].name, i, threads[t].name, i);
+	printf("};\n");
+}
+
 int main(int argc, char **argv)
 {
 	bool pfc = argc > 1 && !strcmp(argv[1], "--pfc");
+	bool without = argc > 1 && !strcmp(argv[1], "--without");
 
 	if (!pfc)
 		printf("/* Made by tools/seccomp-gen.c from seccomp/policy.def. */\n\n");
-	for (size_t i = 0; i < sizeof threads / sizeof threads[0]; i++) {
-		scmp_filter_ctx ctx = compile(threads[i].bit);
+	if (without)
+		print_without();
+	for (size_t i = 0; i < sizeof threads / sizeof threads[0] && !without; i++) {
+		scmp_filter_ctx ctx = compile(threads[i].bit, NULL);
 
 		if (pfc) {
 			printf("# thread %s\n", threads[i].name);

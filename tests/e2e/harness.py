@@ -130,7 +130,7 @@ def expect_error(env, status, words, *args, **more):
 class Vm:
     """A running mvm with its console on a pty (as a user has it) or on pipes."""
 
-    def __init__(self, env, *args, tty=True, stderr=None, prefix=()):
+    def __init__(self, env, *args, tty=True, stderr=None, prefix=(), environ=None):
         self.log = b""
         self.seen = 0
         self.tty = tty
@@ -140,11 +140,11 @@ class Vm:
             self.master, self.slave = pty.openpty()
             self.before = termios.tcgetattr(self.slave)
             self.proc = subprocess.Popen(command, stdin=self.slave, stdout=self.slave,
-                                         stderr=stderr or self.slave, start_new_session=True)
+                                         stderr=stderr or self.slave, start_new_session=True, env=environ)
             self.reader = self.master
         else:
             self.proc = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                         stderr=stderr or subprocess.STDOUT, start_new_session=True)
+                                         stderr=stderr or subprocess.STDOUT, start_new_session=True, env=environ)
             self.reader = self.proc.stdout.fileno()
 
     def __enter__(self):

@@ -1,5 +1,9 @@
 """Guests that mean harm: mvm answers as hardware would, stays quiet, and ends as documented."""
 
+import os
+import signal
+import time
+
 from harness import Scratch, Vm, check, run, test
 
 
@@ -25,3 +29,24 @@ def every_triple_fault_ends_with_3(env):
                 status = vm.wait(20)
                 check(status == 3, f"way {way}, {accel}: status {status}: {vm.tail(300)}")
                 check("triple fault" in vm.tail(), f"way {way}, {accel}: {vm.tail(300)}")
+
+
+@test()
+def flood_of_resets_is_cut_short_and_still_ends(env):
+    """Thousands of lines a second become ten and a count; SIGTERM to the whole group and Ctrl-A x work."""
+    def storm():
+        return Vm(env, "--kernel", env.tiny("flood"), "--mem", "16M", "--on-reboot", "restart")
+
+    with storm() as vm:
+        vm.expect(r"\d\d+ messages suppressed", 20)
+        before, began = vm.log.count(b"starting again"), time.monotonic()
+        vm.expect(r"messages suppressed(?s:.*)messages suppressed", 30)
+        lines = vm.log.count(b"starting again") - before
+        check(lines <= 10 * (time.monotonic() - began + 2), f"{lines} lines in {time.monotonic() - began:.1f} s")
+        vm.send("\x01x")
+        vm.expect_exit(0, 10)
+    for _ in range(10):
+        with storm() as vm:
+            vm.expect("starting again", 20)
+            os.killpg(vm.proc.pid, signal.SIGTERM)
+            vm.expect_exit(128 + signal.SIGTERM, 10)

@@ -388,12 +388,19 @@ TEST(loop_clock_stands_still_while_paused)
 	loop_free(core_loop);
 }
 
-TEST(log_budget_ends_a_flood)
+/* Seconds are the clock's: a flood that meets the turn of one has two bursts. */
+TEST(log_limit_ends_a_flood)
 {
-	u32 budget = 0;
-	int shown = 0;
+	struct log_limit limit = { 0 };
+	u32 shown = 0;
 
-	for (int i = 0; i < 1000; i++)
-		shown += log_guest_ok(&budget);
-	EQ(shown, 10);
+	for (int i = 0; i < 10000; i++)
+		shown += log_limit_ok(&limit, 10, LOG_INFO, "test");
+	OK(shown == 10 || shown == 20);
+	EQ(limit.dropped, shown == 10 ? 9990 : limit.dropped);
+	limit.second--;
+	limit.dropped = 0;
+	OK(log_limit_ok(&limit, 10, LOG_INFO, "test"));
+	EQ(limit.used, 1);
+	OK(!log_limit_ok(&limit, 10, LOG_DBG, "test"));
 }

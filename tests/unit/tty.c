@@ -466,7 +466,7 @@ static void die_with(int how)
 		close(2);
 		if (how == 0)
 			exit(0);
-		if (how == SIGABRT)
+		if (how == SIGILL)
 			ASSERT(loop == NULL);
 		raise(how);
 		_exit(77);
