@@ -12,9 +12,9 @@
 enum sandbox_mode { SANDBOX_ON, SANDBOX_OFF, SANDBOX_LOG };
 enum { EXIT_SANDBOX = 4 }; /* exit status: the sandbox ended mvm */
 
-/* The parent hands its signals on as values of this one.  What is sent to the process group or the
- * control group reaches the child as well, which leaves it alone; but while that is pending a second
- * of the same number would be lost, and real-time signals queue. */
+/* The parent hands its signals on as values of this one.  What is sent to the process group or
+ * the control group reaches the child as well, which leaves it alone; but while that is pending a
+ * second of the same number would be lost, and real-time signals queue. */
 enum { WATCH_SIGNAL = 64 };
 
 #define SANDBOX_NO_ID UINT32_MAX

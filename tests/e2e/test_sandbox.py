@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 
-from harness import Failure, Scratch, Skip, Vm, check, error_line, initrd_shell, run, test
+from harness import Failure, Scratch, Skip, Vm, check, error_line, fsck, login, run, test
 
 NAMESPACES = ("user", "mnt", "net", "ipc", "uts")
 libc = ctypes.CDLL(None, use_errno=True)
@@ -264,20 +264,27 @@ def copy_for_all(scratch, path, name):
     return scratch.path(name)
 
 
-@test(weight=20)
+@test(weight=60)
 def sandbox_needs_no_root(env):
-    """Linux from kernel to shell and off again, as nobody, who has no /dev/kvm."""
+    """The main job as nobody, who has no /dev/kvm: Debian from its disk to a login, a file written, off again."""
     with Scratch() as s:
         mvm, become = nobody(env, s)
         kernel, initrd = (copy_for_all(s, env.guest(n), n) for n in ("vmlinuz", "initrd.img"))
+        disk = s.copy(env.guest("root.img"))
+        os.chmod(disk, 0o666)
         env2 = type(env)(mvm, env.guest_dir)
-        with Vm(env2, "--kernel", kernel, "--initrd", initrd, "--accel", "tcg", prefix=become) as vm:
-            initrd_shell(vm)
+        with Vm(env2, "--kernel", kernel, "--initrd", initrd, "--disk", disk, "--accel", "tcg", prefix=become) as vm:
+            login(vm)
             st = status_of(f"/proc/{guest_pid(vm)}")
             check(st["Uid"].split()[1] != "0" or os.getuid() != 0, f"it runs as {st['Uid']}")
             check(st["Seccomp"] == "2" and int(st["CapBnd"], 16) == 0, f"the walls are not up: {st}")
-            vm.send("poweroff -f\n")
-            vm.expect_exit(0, 30)
+            status, _ = vm.command("echo kept > /root/kept && sync")
+            check(status == 0, "the disk cannot be written to")
+            vm.send("poweroff\n")
+            vm.expect_exit(0, 60)
+        fsck(disk)
+        check(b"kept" in subprocess.run(["debugfs", "-R", "cat /root/kept", disk], stdout=subprocess.PIPE,
+                                        stderr=subprocess.DEVNULL).stdout, "the file is not on the disk")
 
 
 @test()

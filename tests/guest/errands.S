@@ -1,25 +1,20 @@
 /* errands.S - does by key what makes mvm's threads call the kernel: disk requests and entropy over virtio-mmio,
  * the firmware configuration device, sleep, faults, much code, resets.  Answers with a full stop.
- * Sources: virtio 1.2 §2.7, §4.2.2, §5.2.6. */
+ * Source: virtio 1.2 §5.2.6. */
 #include "tiny.h"
+#include "virtio.h"
 
-#define DISK 0xc0001000
-#define RNG 0xc0002000
 #define LAPIC 0xfee00000
-#define NEXT 1
-#define WRITE 2
-#define AVAIL 0x100 /* in the ring's page, as is USED */
-#define USED 0x800
 
 main:
 	movl $DISK, %ebx
 	leaq disk_ring(%rip), %rdi
 	movl $0x2200, %r8d /* FLUSH, DISCARD */
-	call start
+	call queue_start
 	movl $RNG, %ebx
 	leaq rng_ring(%rip), %rdi
 	xorl %r8d, %r8d
-	call start
+	call queue_start
 	say "READY\r\n"
 next:
 	call getc
@@ -56,44 +51,6 @@ keys:
 	.text
 
 /* --- virtio ------------------------------------------------------------------------------------ */
-/* rbx: a device's registers, rdi: its ring, r8d: features of the lower half to accept */
-start:
-	movl $0, 0x70(%rbx)
-	movl $3, 0x70(%rbx)
-	movl $0, 0x24(%rbx)
-	movl %r8d, 0x20(%rbx)
-	movl $1, 0x24(%rbx)
-	movl $1, 0x20(%rbx) /* VERSION_1 */
-	movl $11, 0x70(%rbx)
-	movl $0, 0x30(%rbx)
-	movl $8, 0x38(%rbx)
-	movl %edi, 0x80(%rbx)
-	leal AVAIL(%rdi), %eax
-	movl %eax, 0x90(%rbx)
-	leal USED(%rdi), %eax
-	movl %eax, 0xa0(%rbx)
-	movl $1, 0x44(%rbx)
-	movl $15, 0x70(%rbx)
-	ret
-
-/* Descriptor n of the ring at rdi. */
-.macro descriptor n, at, len, flags
-	leaq \at, %rax
-	movq %rax, 16 * \n(%rdi)
-	movl \len, 16 * \n + 8(%rdi)
-	movl $\flags | (\n + 1) << 16, 16 * \n + 12(%rdi)
-.endm
-
-/* One chain from descriptor 0 is made available; waits until it is used. */
-submit:
-	incw AVAIL + 2(%rdi)
-	movl $0, 0x50(%rbx)
-1:	movw USED + 2(%rdi), %ax
-	cmpw AVAIL + 2(%rdi), %ax
-	jne 1b
-	ret
-
-/* eax: type of the request */
 .macro request type
 	movl $DISK, %ebx
 	leaq disk_ring(%rip), %rdi
@@ -105,18 +62,18 @@ read:
 	request 0
 	descriptor 1, data(%rip), $512, NEXT | WRITE
 	descriptor 2, status(%rip), $1, WRITE
-	jmp submit
+	jmp queue_submit
 
 write:
 	request 1
 	descriptor 1, data(%rip), $512, NEXT
 	descriptor 2, status(%rip), $1, WRITE
-	jmp submit
+	jmp queue_submit
 
 flush:
 	request 4
 	descriptor 1, status(%rip), $1, WRITE
-	jmp submit
+	jmp queue_submit
 
 discard:
 	request 11
@@ -124,13 +81,13 @@ discard:
 	movq $64, data + 8(%rip) /* count, flags */
 	descriptor 1, data(%rip), $16, NEXT
 	descriptor 2, status(%rip), $1, WRITE
-	jmp submit
+	jmp queue_submit
 
 entropy:
 	movl $RNG, %ebx
 	leaq rng_ring(%rip), %rdi
 	descriptor 0, data(%rip), $64, WRITE
-	jmp submit
+	jmp queue_submit
 
 /* --- the rest ---------------------------------------------------------------------------------- */
 /* A byte of every file. */
