@@ -1,5 +1,5 @@
 #!/bin/sh
-# kvm-nested.sh PROGRAM [ARG...]   run a static program where /dev/kvm exists: as the init's child of a
+# kvm-nested.sh PROGRAM [ARG...]   run a static program or a script for busybox's sh where /dev/kvm exists: as the init's child of a
 # Debian kernel with kvm-amd in QEMU, whose TCG emulates AMD's SVM with nested paging.  Prints what the
 # program prints and exits with its status.  Slow (a virtual machine inside an emulated one), but the KVM
 # code of a real kernel.  MEM (MiB) and CPUS choose the outer machine; FILES="path..." go in under /files.
@@ -20,6 +20,7 @@ mkdir -p "$tmp/root/bin" "$tmp/root/dev" "$tmp/root/proc" "$tmp/root/sys" "$tmp/
 cp "$(command -v busybox)" "$tmp/root/bin/busybox"
 cp "$modules/virt/lib/irqbypass.ko" "$modules/arch/x86/kvm/kvm.ko" "$modules/arch/x86/kvm/kvm-amd.ko" "$tmp/root"
 cp "$1" "$tmp/root/program"
+case $1 in *.sh) run="/bin/sh /program" ;; *) run=/program ;; esac
 [ -z "${FILES:-}" ] || cp -L $FILES "$tmp/root/files"
 shift
 cat >"$tmp/root/init" <<EOF
@@ -31,7 +32,7 @@ busybox mount -t tmpfs tmp /tmp
 for m in irqbypass kvm kvm-amd; do busybox insmod /\$m.ko; done
 [ -e /dev/kvm ] || echo "kvm-nested: no /dev/kvm inside"
 busybox ln -s busybox /bin/sh; cd /tmp
-/program $*
+$run $*
 echo "KVM-NESTED-EXIT \$?"
 busybox reboot -f
 EOF

@@ -1,9 +1,9 @@
 /* without.c - takes the place of seccomp/filter.c in a mvm for tests.
  *
  * MVM_WITHOUT=THREAD:CALL[:VALUE] leaves that row of seccomp/policy.def out of that thread's
- * program: for the row to be needed there has to be a run that dies without it.  The clock is read by
- * a system call, as on a host whose clock source wants that.  MVM_BUG: an ASSERT fails once the guest
- * runs. */
+ * program: for the row to be needed there has to be a run that dies without it.  The clock is read
+ * by a system call, as on a host whose clock source wants that.  MVM_BUG: an ASSERT fails once the
+ * guest runs. */
 #define filter_program filter_program_whole
 #include "../seccomp/filter.c"
 #undef filter_program

@@ -1,7 +1,7 @@
 /* seccomp-gen.c - runs on the build machine: compiles seccomp/policy.def with libseccomp and prints
  * one array of struct sock_filter for each kind of thread.  `seccomp-gen --pfc` prints the same as
- * libseccomp's pseudo code, for review; `seccomp-gen --without` prints each program once for each of
- * its rows, without that row, for tests/without.c.
+ * libseccomp's pseudo code, for review; `seccomp-gen --without` prints each program once for each
+ * of its rows, without that row, for tests/without.c.
  *
  * Action outside the rows: SIGSYS, and at FILTER_DIE, which its handler calls, kill the process.
  * Other architectures' system calls (i386, x32) kill at once: libseccomp puts that check first. */
