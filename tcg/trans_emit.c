@@ -8,6 +8,7 @@ unsigned emit_get(struct emit *e, unsigned reg, u16 avoid)
 {
 	unsigned h = host_reg(e, reg);
 
+	ASSERT(reg < 16);
 	if (h != REG_NONE)
 		return h;
 	if (reg != R15 && e->cached & 1 << reg)

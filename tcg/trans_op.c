@@ -297,6 +297,7 @@ static void place_take(struct emit *e, struct opcode *c, struct place *p, const 
 	*p = (struct place){ .reg = o->reg, .size = o->size, .host = (u8)host_reg(e, o->reg) };
 	p->written = n == 0 ? row & F_W0 : n == 1 && row & F_W1;
 	p->read = n == 0 ? row & F_R0 : true;
+	ASSERT(o->reg < 16);
 	if (p->host != REG_NONE)
 		return;
 	fetch = p->read || p->size < 4;

@@ -54,7 +54,7 @@ static u64 string_chunk(struct tcg_cpu *c, const struct insn *in, u64 n)
 	bytes = host_run(c->tlb->w, gpr[RDI], bytes, &dst);
 	if (bytes && is_movs(in))
 		bytes = host_run(c->tlb->r, gpr[RSI], bytes, &src);
-	n = count = bytes / in->size;
+	n = count = bytes >> __builtin_ctz(in->size);
 	if (is_movs(in)) {
 		STRING("movs", "+D"(dst), "+S"(src), "+c"(count))
 		gpr[RSI] = rip_mask(in, gpr[RSI] + n * in->size);
