@@ -18,18 +18,18 @@
 
 enum { CACHE_BYTES = 16 << 20, MISSES_MAX = 64, MISS_CYCLES = 20000 };
 
-/* An empty entry has the tag of an address that belongs in another slot. */
+/* An empty entry has the tag of an address that belongs in another slot, whatever the key. */
 static void near_clear(struct tcg_cpu *c)
 {
 	for (unsigned i = 0; i < ARRAY_LEN(c->hot.near); i++)
-		c->hot.near[i].tag = (u64)(i ^ 1) << 2;
+		c->hot.near[i].tag = (u64)(i ^ 4) << 2;
 	c->trans->near_gen = c->xlat_gen;
 }
 
-/* Make an address one that is not canonical: whose it is, and that 32-bit code begins there. */
-#define USER_KEY (1ull << 62)
-#define NARROW_KEY (1ull << 61)
-#define NEAR_KEYS (USER_KEY | NARROW_KEY)
+/* Whose an address is, and that 32-bit code begins there.  These bits are among those that choose the
+ * slot, by the address itself: so in one slot no address under one key has the tag of another under
+ * another key, canonical or not. */
+enum { USER_KEY = 1 << 2, NARROW_KEY = 1 << 3, NEAR_KEYS = USER_KEY | NARROW_KEY };
 
 /* --- one block -------------------------------------------------------------------------------- */
 static struct block *block_of(const struct insn *in)
@@ -41,7 +41,7 @@ static void jump_forget(struct tcg_cpu *c, u64 host)
 {
 	struct trans_jump *j = &c->hot.jump[trans_jump_index(host)];
 
-	if ((j->host & ~NEAR_KEYS) == host)
+	if (!((j->host ^ host) & ~(u64)NEAR_KEYS))
 		j->host = 0;
 }
 

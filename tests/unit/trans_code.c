@@ -69,6 +69,38 @@ TEST(trans_user_code_does_not_find_the_supervisors_jumps)
 	cpu_kit_free(k);
 }
 
+/* Nor by an address that becomes one of them under the key that keeps them apart. */
+TEST(trans_user_code_jumps_to_no_address_but_its_own)
+{
+	struct cpu_kit *k = cpu_kit_new();
+
+	CODE(k, 0xff, 0xe1); /* jmp rcx */
+	memcpy(k->ram + KIT_CODE + 0x10, (const u8[]){ 0xff, 0xc0, 0xf4 }, 3); /* inc eax; hlt */
+	k->s->gpr[RCX] = KIT_CODE + 0x10;
+	for (unsigned bit = 0; bit < 64; bit++) {
+		u64 rax = 0;
+
+		k->s->seg[SEG_SS].attr &= ~(u32)ATTR_DPL;
+		seg_refresh(k->c);
+		k->s->gpr[RCX] = KIT_CODE + 0x10;
+		cpu_kit_rounds(k, 2 * HEAT, &rax);
+		EQ(rax, 1);
+		k->s->seg[SEG_SS].attr |= ATTR_DPL;
+		seg_refresh(k->c);
+		k->s->rip = KIT_CODE;
+		k->s->gpr[RCX] = (KIT_CODE + 0x10) ^ 1ull << bit;
+		k->s->gpr[RAX] = 0;
+		k->s->mp_state = MP_RUNNABLE;
+		if (bit >= 21) { /* beyond what is mapped */
+			cpu_kit_go(k);
+			OK(k->c->exc.vector == EXC_PF || k->c->exc.vector == EXC_GP);
+			EQ(k->s->gpr[RAX], 0);
+			k->c->exc.vector = EXC_NONE;
+		}
+	}
+	cpu_kit_free(k);
+}
+
 TEST(trans_runs_an_instruction_that_crosses_a_page_and_sees_it_change)
 {
 	struct cpu_kit *k = cpu_kit_new();
