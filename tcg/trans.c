@@ -26,9 +26,9 @@ static void near_clear(struct tcg_cpu *c)
 	c->trans->near_gen = c->xlat_gen;
 }
 
-/* Whose an address is, and that 32-bit code begins there.  These bits are among those that choose the
- * slot, by the address itself: so in one slot no address under one key has the tag of another under
- * another key, canonical or not. */
+/* Whose an address is, and that 32-bit code begins there.  These bits are among those that choose
+ * the slot, by the address itself: so in one slot no address under one key has the tag of another
+ * under another key, canonical or not. */
 enum { USER_KEY = 1 << 2, NARROW_KEY = 1 << 3, NEAR_KEYS = USER_KEY | NARROW_KEY };
 
 /* --- one block -------------------------------------------------------------------------------- */

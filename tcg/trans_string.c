@@ -1,6 +1,7 @@
-/* trans_string.c - string instructions in translated code: REP MOVS and REP STOS upwards, plain memory that the TLB
- * knows.  What lies in one page of each operand is copied on the spot, longer runs by
- * string_fast(), all else by the interpreter's handler, which goes on where these stopped. */
+/* trans_string.c - string instructions in translated code: REP MOVS and REP STOS upwards, in plain
+ * memory that the TLB knows; one LODS, STOS or SCAS.  What lies in one page of each operand is
+ * copied on the spot, longer runs by string_fast(), all else by the interpreter's handler, which
+ * goes on where these stopped. */
 #include "trans.h"
 
 enum { RUN_MAX = 64 << 10 }; /* bytes at a time */
