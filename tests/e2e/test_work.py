@@ -74,11 +74,11 @@ STRESSORS = ("--cpu 1 --matrix 1", "--vm 1 --vm-bytes 48M --vecmath 1", "--qsort
 class Work:
     """A guest with a copy of the work disk, logged in, in the folder with tests/work."""
 
-    def __init__(self, env, scratch, kernel="vmlinuz", initrd="initrd.img", cpus=2):
+    def __init__(self, env, scratch, kernel="vmlinuz", initrd="initrd.img", cpus=2, more=()):
         self.cpus = cpus
         self.disk = scratch.copy(env.guest("work.img"))
         self.vm = Vm(env, "--kernel", env.guest(kernel), "--initrd", env.guest(initrd), "--accel", "tcg", "--mem", "768M",
-                     "--cpus", str(cpus), "--disk", self.disk, "--disk", work_disk(scratch) + ",ro")
+                     "--cpus", str(cpus), "--disk", self.disk, "--disk", work_disk(scratch) + ",ro", *more)
 
     def __enter__(self):
         self.vm.__enter__()
@@ -149,6 +149,15 @@ def debian_programs_compute_what_the_host_does(env):
         check_sums(w, host_sums(s))
         check_packages(w)
         check_archives(w)
+        w.end()
+
+
+@test(weight=80)
+def work_goes_on_while_code_is_evicted(env):
+    """Code memory that holds a small part of what four CPUs run, so that it is emptied again and again."""
+    with Scratch() as s, Work(env, s, cpus=4, more=("--tcg-cache", "1M")) as w:
+        check_sums(w, host_sums(s))
+        check_stress(w, STRESSORS[2], 3)
         w.end()
 
 
