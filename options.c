@@ -370,8 +370,8 @@ static const struct opt opts[] = {
 	{ "netns", 0, NULL, "NAME", opt_str, FIELD(sandbox.netns),
 	  "started as root: enter this network namespace, a name of ip-netns or a path" },
 	{ "tcg-cache", 0, NULL, "SIZE", opt_cache, FIELD(tcg_cache_bytes),
-	  "software CPU: memory for decoded code, and as much for generated code, of all virtual "
-	  "CPUs together (24M)" },
+	  "software CPU: at most so much memory for generated code, and two thirds of it for "
+	  "decoded code, of all virtual CPUs together (24M)" },
 	{ "tcg-stats", 0, "stats", NULL, opt_flag, FIELD(stats),
 	  "print the CPU engine's counters at the end" },
 	{ "perf-map", 0, NULL, NULL, opt_flag, FIELD(perf_map),

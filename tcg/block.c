@@ -1,8 +1,8 @@
 /* block.c - the cache of decoded blocks: finding, building, linking and dropping them.
  *
- * One cache per vCPU, touched only by its thread.  Blocks come from one arena that is emptied
- * as a whole when full; a dropped block stays where it is until then, so the instruction that
- * dropped it can finish.  A dropped block costs more than any budget, which sends whoever
+ * One cache per vCPU, touched only by its thread.  Blocks come from an arena that is swept when it
+ * is full (arena.c); a dropped block stays as it is until then, so the instruction that dropped
+ * it can finish.  A dropped block costs more than any budget, which sends whoever
  * follows a link to it into link_slow(), where the link is taken away.
  *
  * An instruction that crosses a page is a block of its own that compares the bytes it was made
@@ -129,37 +129,17 @@ void interp_flush(struct tcg_cpu *c)
 {
 	struct interp *it = c->interp;
 
-	if (it->used) { /* else they are empty, and perhaps not even there */
+	if (it->at != it->arena) { /* else they are empty, and perhaps not even there */
 		memset(it->front, 0, sizeof it->front);
 		memset(it->hash, 0, sizeof it->hash);
 		memset(it->page, 0, sizeof it->page);
 		it->stat_flushes++;
 	}
-	it->used = 0;
-	it->flushes++;
+	arena_empty(it);
 	it->link = NULL;
 	it->dropped = true;
 	if (c->trans)
 		trans_flush(c);
-}
-
-static void *arena_take(struct interp *it, size_t bytes)
-{
-	void *p = it->arena + it->used;
-
-	it->used += ALIGN_UP(bytes, 16);
-	return p;
-}
-
-/* Room for a block of any length and its page; emptying the arena voids all pointers to blocks. */
-static void arena_reserve(struct tcg_cpu *c)
-{
-	struct interp *it = c->interp;
-	size_t most = sizeof(struct block) + (BLOCK_MAX + 1) * sizeof(struct insn) +
-		      sizeof(struct code_page) + 32;
-
-	if (it->used + most > it->arena_bytes)
-		interp_flush(c);
 }
 
 static struct code_page *page_add(struct interp *it, gpa_t gpa)
@@ -168,8 +148,7 @@ static struct code_page *page_add(struct interp *it, gpa_t gpa)
 
 	if (p)
 		return p;
-	p = arena_take(it, sizeof *p);
-	memset(p, 0, sizeof *p);
+	p = arena_take_page(it);
 	p->gpa = gpa;
 	p->next = *head;
 	return *head = p;
@@ -195,7 +174,7 @@ static void block_insert(struct tcg_cpu *c, struct block *b)
 
 /* No entry, link or lookup reaches the block any more; its memory stays.  Its granule's list is
  * the caller's business. */
-static void block_drop(struct tcg_cpu *c, struct block *b)
+void block_forget(struct tcg_cpu *c, struct block *b)
 {
 	struct interp *it = c->interp;
 	struct block **at = hash_head(it, b->host);
@@ -211,6 +190,11 @@ static void block_drop(struct tcg_cpu *c, struct block *b)
 	b->host = 0;
 	b->insns = BLOCK_DEAD;
 	it->dropped = true;
+}
+
+static void block_drop(struct tcg_cpu *c, struct block *b)
+{
+	block_forget(c, b);
 	c->stat_invalidated++;
 }
 
@@ -426,9 +410,12 @@ static void insn_end_of_block(struct insn *in, struct block *b, unsigned pgoff, 
 {
 	static const struct op row = { .name = "(next)", .cls = CLS_SELF };
 
-	*in = (struct insn){
-		.fn = exec_fall_through, .op = &row, .aux = (u32)(in - b->insn), .pgoff = (u16)pgoff, .mode = mode
+	const struct insn end = {
+		.fn = exec_fall_through, .op = &row, .aux = (u32)(in - b->insn),
+		.pgoff = (u16)pgoff, .mode = mode
 	};
+
+	memcpy(in, &end, INSN_HEAD);
 }
 
 /* What lies behind the last instruction: in this page, or at the start of the next one. */
@@ -445,18 +432,29 @@ HANDLER exec_fall_through(struct tcg_cpu *c, const struct insn *in)
 	return NULL;
 }
 
+/* A block in the making, which is not where it will be. */
 static struct block *block_start(struct tcg_cpu *c, u64 host, gpa_t gpa, u8 key)
 {
-	struct block *b;
+	struct block *b = (struct block *)c->interp->draft;
 
-	arena_reserve(c);
-	b = (struct block *)(c->interp->arena + c->interp->used);
 	memset(b, 0, sizeof *b);
 	b->host = host;
 	b->gpa = gpa;
 	b->key = key;
 	b->to[0] = b->to[1] = &block_none;
 	b->link_ok = key == MODE_64 || (key & ~KEY_FLAT) == MODE_32;
+	return b;
+}
+
+/* The draft, with all its instructions, becomes a block; more bytes of it lie behind them. */
+static struct block *block_place(struct tcg_cpu *c, const struct block *draft, u32 more)
+{
+	u64 bytes = sizeof *draft + (u32)draft->insns * sizeof(struct insn) + INSN_HEAD + more;
+	struct block *b = arena_take(c, bytes);
+	u32 size = b->size;
+
+	memcpy(b, draft, bytes);
+	b->size = size;
 	return b;
 }
 
@@ -524,7 +522,7 @@ static struct block *block_build(struct tcg_cpu *c, gva_t lin, const u8 *host_pa
 		atomic_thread_fence(memory_order_seq_cst);
 	} while (memcmp(code, host_page + pgoff, b->bytes) != 0);
 	fresh_add(c, b, gpa, code);
-	arena_take(it, sizeof *b + ((u32)b->insns + 1) * sizeof(struct insn));
+	b = block_place(c, b, 0);
 	block_choose_handlers(b, pgoff, c->mode);
 	if (c->trans)
 		trans_block_new(c, b);
@@ -553,12 +551,12 @@ static struct block *split_build(struct tcg_cpu *c, gva_t lin, u64 host, gpa_t g
 	b->insns = 1;
 	b->bytes = MAX(b->insn->len, 1);
 	b->link_ok = false;
-	if (!split_read(c, lin, b->bytes, b->raw))
+	if (!split_read(c, lin, b->bytes, block_raw(b)))
 		return NULL;
+	b = block_place(c, b, b->bytes);
 	insn_end_of_block(&b->insn[1], b, lin % PAGE_SIZE + b->bytes, c->mode);
 	if (c->trans)
 		trans_block_new(c, b);
-	arena_take(c->interp, sizeof *b + 2 * sizeof(struct insn));
 	block_insert(c, b);
 	c->stat_blocks++;
 	c->stat_decoded++;
@@ -572,7 +570,7 @@ static bool split_valid(struct tcg_cpu *c, struct block *b, gva_t lin)
 
 	if (!split_read(c, lin, b->bytes, raw))
 		return false;
-	if (memcmp(raw, b->raw, b->bytes) == 0)
+	if (memcmp(raw, block_raw(b), b->bytes) == 0)
 		return true;
 	block_drop(c, b);
 	return false;

@@ -99,7 +99,16 @@ enum { PFX_LOCK = 1, PFX_REP = 2, PFX_REPNE = 4, PFX_OPSIZE = 8, PFX_ADDRSIZE = 
 struct insn {
 	insn_fn fn;       /* interpreter's handler for this form; set by interp.c */
 	const struct op *op;
-	union {
+	u32 aux;          /* native stub, or handler's own */
+	u16 pgoff;        /* offset of its first byte in its page: rip = c->code_rip + pgoff */
+	u8 mode : 2;      /* enum cpu_mode it was decoded for */
+	u8 scale : 2;     /* log2 */
+	u8 pp : 2;        /* mandatory prefix: 0 none, 1 66, 2 F3, 3 F2 */
+	u8 vexl : 1;      /* VEX.L */
+	bool is_far : 1;
+	u8 len : 4;       /* 1-15 */
+	u8 asize : 4;     /* address size: 2, 4, 8 */
+	union {           /* what ends a block has all of the above, and no more */
 		struct {
 			union {
 				s32 disp; /* displacement */
@@ -109,26 +118,18 @@ struct insn {
 		};
 		u64 far;          /* is_far: an immediate or absolute offset (moffs) of 64 bits */
 	};
-	u32 aux;          /* native stub, or handler's own */
-	u16 pgoff;        /* offset of its first byte in its page: rip = c->code_rip + pgoff */
 	u8 size;          /* operand size: 1, 2, 4, 8; vectors 16, 32 */
 	u8 prefixes;      /* PFX_* */
 	u8 modrm;         /* 0 if none */
 	u8 base, index;   /* of the memory operand; REG_NONE, or base REG_RIP */
-	u8 len : 4;       /* 1-15 */
-	u8 asize : 4;     /* address size: 2, 4, 8 */
 	u8 rex : 4;       /* W R X B in bits 3-0, also from VEX (un-inverted) */
 	u8 vvvv : 4;      /* VEX register, un-inverted; 0 */
 	u8 seg : 3;       /* enum sreg: effective segment of the memory operand */
 	u8 nopd : 3;
-	u8 mode : 2;      /* enum cpu_mode it was decoded for */
-	u8 scale : 2;     /* log2 */
-	u8 pp : 2;        /* mandatory prefix: 0 none, 1 66, 2 F3, 3 F2 */
-	u8 vexl : 1;      /* VEX.L */
-	bool is_far : 1;
 	struct opd opd[4];
 };
-_Static_assert(sizeof(struct insn) == 48, "struct insn is small");
+enum { INSN_HEAD = offsetof(struct insn, far) };
+_Static_assert(sizeof(struct insn) == 48 && INSN_HEAD == 24, "struct insn is small");
 
 static inline u64 insn_imm(const struct insn *in)
 {

@@ -35,21 +35,28 @@ enum {
 struct block {
 	u64 host;
 	struct block *to[2];      /* linked successors in the same page: next, taken; never NULL */
-	s32 insns;                /* what running it costs the budget; BLOCK_DEAD once dropped */
-	u16 bytes;
-	u8 key;
-	bool link_ok;             /* may have and be the end of links */
 	gpa_t gpa;
 	insn_fn first;            /* insn[0].fn before the translator put its own there */
+	struct block *hash_next, *granule_next;
+	s32 insns;                /* what running it costs the budget; BLOCK_DEAD once dropped */
 	u32 trans;                /* its translation, 0: none */
+	u32 size;                 /* of its memory */
+	u16 bytes;
 	u16 heat;                 /* runs left before it is translated */
+	u16 seen;                 /* what that was at the last sweep of the arena */
+	u8 key;
+	bool link_ok;             /* may have and be the end of links */
 	bool no_groups;           /* its translation checks each access by itself */
 	u8 narrow;                /* how often what small indices reach was not in one page */
 	bool no_loop, sure_loop;  /* ... is not made a loop of; that has been worth it */
-	struct block *hash_next, *granule_next;
-	u8 raw[INSN_MAX];         /* KEY_SPLIT: the bytes it was made from */
-	struct insn insn[];       /* the last one always leaves the block */
+	/* The last one always leaves the block.  KEY_SPLIT: behind it are the bytes it was made from. */
+	struct insn insn[];
 };
+
+static inline u8 *block_raw(struct block *b)
+{
+	return (u8 *)&b->insn[1] + INSN_HEAD;
+}
 
 /* The block of its last instruction or of what stands behind that, whose aux says how far in. */
 static inline struct block *insn_block(const struct insn *in)
@@ -67,7 +74,10 @@ struct code_page {
 	struct block *granule[PAGE_SIZE / GRANULE];
 };
 
-enum { ARENA_BYTES = 16 << 20 }; /* unless --tcg-cache says otherwise */
+enum {
+	ARENA_BYTES = 16 << 20, /* unless --tcg-cache says otherwise */
+	BLOCK_MOST = sizeof(struct block) + (BLOCK_MAX + 1) * sizeof(struct insn) + INSN_MAX,
+};
 
 enum { FRESH_MAX = 256 };
 
@@ -78,9 +88,13 @@ struct interp {
 	} front[FRONT_SIZE];
 	struct block *hash[HASH_SIZE];
 	struct code_page *page[CODE_PAGES];
-	u8 *arena;                /* blocks and code pages; emptied as a whole */
-	u64 arena_bytes, used;
-	u32 flushes;              /* how often it was emptied: links made before are void */
+	/* Memory of blocks, see arena.c */
+	u8 *arena, *at, *end;     /* at to end is free */
+	struct block *gap;        /* so are these, by hash_next */
+	u64 arena_bytes, open;    /* open: of them are used */
+	struct code_page *pages, *page_spare;
+	u32 pages_used;           /* of pages[CODE_PAGES] */
+	_Alignas(16) u8 draft[BLOCK_MOST]; /* the block that is being decoded */
 	bool dropped;             /* a block was dropped: the running one must be left */
 	u8 key;
 	struct block **link;      /* link to set once the next block is known, or NULL */
@@ -104,7 +118,7 @@ struct interp {
 		u64 sum;
 	} fresh[FRESH_MAX];
 	u32 fresh_n;
-	u64 stat_flushes, stat_steps;
+	u64 stat_flushes, stat_sweeps, stat_steps;
 };
 
 extern struct block block_none; /* what unset links point to: costs more than any budget */
@@ -303,7 +317,17 @@ HANDLER exec_driver(struct tcg_cpu *c, const struct insn *in);
 HANDLER exec_bit_scan(struct tcg_cpu *c, const struct insn *in);
 HANDLER exec_guarded(struct tcg_cpu *c, const struct insn *in);
 
+/* arena.c */
+int arena_init(struct interp *it, u64 bytes);
+void arena_free(struct interp *it);
+void arena_empty(struct interp *it); /* no block is there any more */
+/* For a block of so many bytes; all pointers to blocks may be void afterwards.  There is then one
+ * for arena_take_page() too. */
+struct block *arena_take(struct tcg_cpu *c, u64 bytes);
+struct code_page *arena_take_page(struct interp *it);
+
 /* block.c */
+void block_forget(struct tcg_cpu *c, struct block *b);
 bool block_drop_range(struct tcg_cpu *c, gpa_t gpa, u64 len);
 bool block_in_range(struct tcg_cpu *c, gpa_t gpa, u64 len);
 /* Another thread made code in [gpa, gpa+len) stale: drop it at c's next look at its requests. */

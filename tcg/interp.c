@@ -3,7 +3,6 @@
  * Every row of ops.def can be run by a general handler that works alone and in any mode; blocks
  * use faster ones (fast.c) where there are some.  Runs on the vCPU's thread. */
 #include <stdlib.h>
-#include <sys/mman.h>
 
 #include "exec.h"
 
@@ -238,29 +237,21 @@ insn_fn insn_general(const struct insn *in)
 }
 
 /* --- running ------------------------------------------------------------------------------ */
-enum { SMALL_BYTES = 2 << 20 };
 
 int interp_init(struct tcg_cpu *c, struct err *e)
 {
 	const u64 asked = c->v.env->tcg_cache_bytes;
 	struct interp *it = calloc(1, sizeof *it);
-	void *p;
 
 	if (!it)
 		return err_set(e, -ENOMEM, "cpu%u: no memory for the interpreter", c->v.index);
-	it->arena_bytes = asked ? asked : ARENA_BYTES;
-	p = host_pages_new(it->arena_bytes);
-	if (!p) {
+	if (arena_init(it, asked ? ALIGN_DOWN(asked * 2 / 3, PAGE_SIZE) : ARENA_BYTES) < 0) {
+		arena_free(it);
 		free(it);
 		return err_set(e, -ENOMEM,
 			       "cpu%u: no memory for decoded code; try a smaller --tcg-cache",
 			       c->v.index);
 	}
-	it->arena = p;
-	/* What only a real system fills comes in huge pages: a fault costs as much as decoding a
-	 * hundred instructions. */
-	if (it->arena_bytes > SMALL_BYTES)
-		madvise((u8 *)p + SMALL_BYTES, it->arena_bytes - SMALL_BYTES, MADV_HUGEPAGE);
 	pthread_mutex_init(&it->inbox_lock, NULL);
 	c->interp = it;
 	fast_init();
@@ -271,7 +262,7 @@ void interp_free(struct tcg_cpu *c)
 {
 	if (!c->interp)
 		return;
-	host_pages_free(c->interp->arena, c->interp->arena_bytes);
+	arena_free(c->interp);
 	pthread_mutex_destroy(&c->interp->inbox_lock);
 	free(c->interp);
 	c->interp = NULL;

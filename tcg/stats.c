@@ -26,8 +26,10 @@ static void stats_run(const struct tcg_cpu *c)
 		PERCENT_OF(translated, translated + interpreted), interpreted,
 		c->interp->stat_steps, c->stat_exc, c->v.stat_exits);
 	text_err("cpu%u: %" PRIu64 " blocks decoded, of %" PRIu64 " instructions; %" PRIu64
-		" invalidated, all evicted %" PRIu64 " times; %" PRIu64 " TLB fills\n",
-		i, c->stat_blocks, c->stat_decoded, c->stat_invalidated, c->interp->stat_flushes,
+		" invalidated, the idle evicted %" PRIu64 " times, all %" PRIu64 " times; %" PRIu64
+		" TLB fills\n",
+		i, c->stat_blocks, c->stat_decoded, c->stat_invalidated, c->interp->stat_sweeps,
+		c->interp->stat_flushes,
 		c->stat_tlb_fills);
 }
 

@@ -121,7 +121,7 @@ void trans_block_new(struct tcg_cpu *c, struct block *b)
 
 	if (key != MODE_64 && key != (MODE_32 | KEY_FLAT))
 		return;
-	b->heat = c->trans->heat;
+	b->heat = b->seen = c->trans->heat;
 	b->first = b->insn[0].fn;
 	b->insn[0].fn = trans_count;
 }
@@ -345,8 +345,8 @@ bool trans_split(struct tcg_cpu *c, struct block *b)
 	gva_t lin = insn_rip(c, b->insn);
 	unsigned first = PAGE_SIZE - lin % PAGE_SIZE;
 
-	if (code_is(c, lin, b->raw, first) &&
-	    code_is(c, rip_mask(b->insn, lin + first), b->raw + first, b->bytes - first))
+	if (code_is(c, lin, block_raw(b), first) &&
+	    code_is(c, rip_mask(b->insn, lin + first), block_raw(b) + first, b->bytes - first))
 		return true;
 	trans_retire(c, b);
 	b->heat = c->trans->heat;

@@ -138,12 +138,12 @@ static void emit_compare(struct emit *e, const u8 *bytes, unsigned n)
  * first page is known to be this one. */
 static void emit_split(struct emit *e)
 {
-	const struct block *b = e->b;
+	struct block *b = e->b;
 	unsigned first = PAGE_SIZE - b->insn[0].pgoff, from = e->lates;
 	struct x64 *a = e->a;
 
 	emit_imm64(a, T0, b->host);
-	emit_compare(e, b->raw, first);
+	emit_compare(e, block_raw(b), first);
 	x64_load_gs(a, T0, GS_OFF(code_rip));
 	emit_lea_word(e, T0, T0, PAGE_SIZE);
 	split_late(e, emit_lookup(e, offsetof(struct tlb, x), PAGE_SIZE - 1));
@@ -153,7 +153,7 @@ static void emit_split(struct emit *e)
 				    .rm = T1,
 				    .mem = true,
 				    .disp = offsetof(struct tlb, x) + 8 });
-	emit_compare(e, b->raw + first, b->bytes - first);
+	emit_compare(e, block_raw(b) + first, b->bytes - first);
 	for (; from < e->lates; from++)
 		e->late[from].back = a->p;
 }

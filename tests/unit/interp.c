@@ -783,7 +783,7 @@ TEST(interp_steps_one_instruction_for_another_engine)
 }
 
 /* --- a full cache ------------------------------------------------------------------------- */
-TEST(interp_a_full_arena_is_emptied_and_filled_again)
+TEST(interp_a_full_arena_is_swept_and_filled_again)
 {
 	struct cpu_kit *k = cpu_kit_new();
 
@@ -801,6 +801,6 @@ TEST(interp_a_full_arena_is_emptied_and_filled_again)
 		cpu_kit_run(k);
 	}
 	EQ(k->s->gpr[RAX], 90000);
-	OK(k->c->interp->stat_flushes > 0);
+	OK(k->c->interp->stat_sweeps > 0);
 	cpu_kit_free(k);
 }
