@@ -94,8 +94,8 @@ struct trans {
 	u16 heat;
 	bool busy; /* translating: a dropped block is not to be reused */
 	/* Offsets of the common code */
-	u32 enter, leave, leave_rip, far, find, step, step_flags, fp, group, split, loop, trap,
-		beside, stack_r, stack_w;
+	u32 enter, out, out_flags, leave_rip, far, find, step, step_flags, fp, group, split, loop,
+		trap, beside, stack_r, stack_w;
 	u64 near_gen; /* c->xlat_gen when hot.near[] was emptied last */
 	bool counting; /* --tcg-stats: translated code counts as well */
 	struct trans_stats {
@@ -308,6 +308,7 @@ enum { CC_B = 2, CC_E = 4, CC_NE = 5, CC_A = 7, CC_S = 8, CC_L = 12 };
 void emit_call(struct x64 *a, const u8 *to);
 void emit_gs_imm(struct x64 *a, unsigned digit, s32 off, u32 imm); /* op dword gs:[off], imm */
 void emit_gs_set32(struct x64 *a, s32 off, u32 imm);
+void emit_imm32(struct x64 *a, unsigned reg, u32 imm);
 void emit_imm64(struct x64 *a, unsigned reg, u64 imm);
 void emit_flags_save(struct x64 *a);
 void emit_flags_load(struct x64 *a);

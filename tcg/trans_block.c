@@ -247,8 +247,10 @@ static void emit_dead(struct emit *e, u8 *budget_fail, bool in_reg, bool in_mem)
 	e->in_mem = true;
 	emit_gs_imm(a, OP_ADD, GS_OFF(budget), (u32)e->b->insns);
 	emit_leave(e, start);
+	e->in_mem = false;
 	e->tb->dead_reg = emit_off(e, a->p);
-	emit_flags_save(a);
+	emit_leave(e, start);
+	e->in_mem = true;
 	e->tb->dead_mem = emit_off(e, a->p);
 	emit_leave(e, start);
 }

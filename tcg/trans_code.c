@@ -72,6 +72,14 @@ void emit_add_quiet(struct x64 *a, unsigned tmp, s32 off, s32 by)
 	x64_store_gs(a, tmp, off);
 }
 
+void emit_imm32(struct x64 *a, unsigned reg, u32 imm)
+{
+	if (reg & 8)
+		x64_u8(a, 0x41);
+	x64_u8(a, (u8)(0xb8 | (reg & 7)));
+	x64_u32(a, imm);
+}
+
 void emit_imm64(struct x64 *a, unsigned reg, u64 imm)
 {
 	x64_u8(a, (u8)(0x48 | (reg & 8 ? 1 : 0)));

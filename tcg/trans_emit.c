@@ -483,10 +483,8 @@ u32 emit_off(const struct emit *e, const u8 *p)
 /* Leave for pgoff of this page; flags are where e says. */
 void emit_leave(struct emit *e, u32 exit)
 {
-	if (!e->in_mem)
-		emit_flags_save(e->a);
-	emit_gs_set32(e->a, GS_OFF(top.exit), exit);
-	emit_jump(e->a, trans_rw(e->t, e->t->leave));
+	emit_imm32(e->a, T0, exit);
+	emit_jump(e->a, trans_rw(e->t, e->in_mem ? e->t->out : e->t->out_flags));
 }
 
 void emit_out(struct emit *e, struct out o)

@@ -92,6 +92,17 @@ static void thunk_leave(struct x64 *a)
 	thunk_return(a);
 }
 
+/* T0 says where to go on: top.exit. */
+static void thunk_exit(struct x64 *a)
+{
+	x64_op(a, &(struct x64_op){ .opcode = 0x89,
+				    .reg = T0,
+				    .mem = true,
+				    .gs = true,
+				    .disp = GS_OFF(top.exit) });
+	thunk_leave(a);
+}
+
 /* fn(c, ...) on the C stack, and RBX is where RSP was. */
 static void thunk_call_c(struct x64 *a, u64 fn)
 {
@@ -243,9 +254,12 @@ void trans_thunks(struct tcg_cpu *c, struct trans *t)
 
 	t->enter = HERE;
 	thunk_enter(&a);
+	t->out_flags = HERE;
+	emit_flags_save(&a);
+	t->out = HERE;
+	thunk_exit(&a);
 	t->leave_rip = HERE;
 	x64_store_gs(&a, T0, GS_OFF(v.s.rip));
-	t->leave = HERE;
 	thunk_leave(&a);
 	t->far = HERE;
 	thunk_far(&a, trans_rw(t, t->leave_rip), t->counting);
