@@ -375,7 +375,7 @@ static const struct stub *stub_find(struct tcg_cpu *c, const struct insn *in)
 {
 	struct native *n = c->native;
 	struct stub s = { 0 };
-	struct x64 a = { s.code, s.code + sizeof s.code, false };
+	struct x64 a = { .p = s.code, .end = s.code + sizeof s.code };
 	u16 *slot;
 
 	stub_describe(&s, in);
@@ -631,7 +631,7 @@ static stub_fn stub_move(struct native *n, bool mmx, bool store, u8 reg)
 {
 	bool avx = n->mask & XCOMP_AVX && !mmx;
 	u8 code[16];
-	struct x64 a = { code, code + sizeof code, false };
+	struct x64 a = { .p = code, .end = code + sizeof code };
 
 	x64_op(&a, &(struct x64_op){ .map = X64_MAP_0F,
 				     .vex = avx,

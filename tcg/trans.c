@@ -157,6 +157,7 @@ static void trans_make(struct tcg_cpu *c, struct block *b)
 	a.p = cache_reserve(&t->cache, TRANS_BLOCK_BYTES);
 	a.end = a.p + TRANS_BLOCK_BYTES;
 	a.full = false;
+	a.bmi2 = t->bmi2;
 	*tb = (struct trans_block){ .b = b, .at = t->cache.pos,
 		.rip = c->code_rip + b->insn[0].pgoff, .mode = c->mode, .site = t->sites };
 	ASSERT(trans_emit(c, b, tb, &a));
@@ -524,6 +525,7 @@ int trans_init(struct tcg_cpu *c, struct err *e)
 	}
 	t->blocks = 1;
 	t->heat = HEAT;
+	t->bmi2 = cpuid_has(7, 0, 1 /* EBX */, 8);
 	trans_thunks(c, t);
 	near_clear(c);
 	c->native->guard.trans = t->cache.rx;

@@ -98,6 +98,7 @@ struct trans {
 		trap, beside, stack_r, stack_w;
 	u64 near_gen; /* c->xlat_gen when hot.near[] was emptied last */
 	bool counting; /* --tcg-stats: translated code counts as well */
+	bool bmi2;     /* the host has it */
 	struct trans_stats {
 		u64 blocks, bytes_in, bytes_out, cycles, flushes, enters, paid;
 		u64 links; /* made between blocks */
@@ -334,6 +335,7 @@ void emit_lea_word(struct emit *e, unsigned dst, unsigned src, s32 disp);
 void emit_access(struct emit *e, unsigned i, unsigned which, unsigned size, bool write);
 void emit_store(struct emit *e, unsigned reg); /* a word, to e->mem */
 void emit_jump(struct x64 *a, const u8 *to);
+void emit_tlb_entry(struct x64 *a, unsigned reg); /* T1 becomes the TLB's for address reg */
 u8 *emit_jcc(struct x64 *a, unsigned cond); /* rel32 to be filled in */
 void emit_patch(u8 *rel32, const u8 *to);
 void emit_address(struct emit *e, const struct insn *in, unsigned dst,

@@ -32,6 +32,32 @@ void emit_rr(struct x64 *a, u8 opcode, bool w, unsigned rm, unsigned reg)
 	x64_op(a, &(struct x64_op){ .opcode = opcode, .w = w, .reg = (u8)reg, .rm = (u8)rm });
 }
 
+/* RORX takes one instruction where a copy and a shift are two. */
+void emit_tlb_entry(struct x64 *a, unsigned reg)
+{
+	if (a->bmi2) {
+		x64_op(a, &(struct x64_op){ .vex = true,
+					    .map = X64_MAP_0F3A,
+					    .pp = 3,
+					    .opcode = 0xf0,
+					    .w = true,
+					    .reg = T1,
+					    .rm = (u8)reg,
+					    .has_imm = true,
+					    .imm = 8 });
+	} else {
+		x64_mov_rr(a, T1, reg);
+		emit_shift(a, SHIFT_SHR, true, T1, 8);
+	}
+	x64_alu_imm(a, OP_AND, false, T1, (TLB_SIZE - 1) << 4);
+	x64_op(a, &(struct x64_op){ .opcode = 0x03,
+				    .w = true,
+				    .reg = T1,
+				    .mem = true,
+				    .gs = true,
+				    .disp = GS_OFF(tlb) });
+}
+
 /* digit: SHIFT_* */
 void emit_shift(struct x64 *a, unsigned digit, bool w, unsigned reg, u8 n)
 {

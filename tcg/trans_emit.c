@@ -130,15 +130,7 @@ u8 *emit_lookup(struct emit *e, s32 off, s32 most)
 
 	emit_scratch(e, T1);
 	emit_scratch(e, T2);
-	x64_mov_rr(a, T1, T0);
-	emit_shift(a, 5, true, T1, 8);
-	x64_alu_imm(a, OP_AND, false, T1, (TLB_SIZE - 1) << 4);
-	x64_op(a, &(struct x64_op){ .opcode = 0x03,
-				    .w = true,
-				    .reg = T1,
-				    .mem = true,
-				    .gs = true,
-				    .disp = GS_OFF(tlb) });
+	emit_tlb_entry(a, T0);
 	x64_mov_rr(a, T2, T0);
 	x64_op(a,
 	       &(struct x64_op){

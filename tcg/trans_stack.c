@@ -99,13 +99,9 @@ static u8 *thunk_lookup(struct x64 *a, s32 off)
 {
 	struct x64_op op = { .w = true, .mem = true };
 
-	x64_mov_rr(a, T1, T0);
-	emit_shift(a, SHIFT_SHR, true, T1, 8);
-	x64_alu_imm(a, OP_AND, false, T1, (TLB_SIZE - 1) << 4);
-	op.opcode = 0x03, op.gs = true, op.reg = T1, op.disp = GS_OFF(tlb);
-	x64_op(a, &op);
+	emit_tlb_entry(a, T0);
 	x64_mov_rr(a, T2, T0);
-	op.opcode = 0x2b, op.gs = false, op.reg = T2, op.rm = T1, op.disp = off;
+	op.opcode = 0x2b, op.reg = T2, op.rm = T1, op.disp = off;
 	x64_op(a, &op);
 	op.opcode = 0x3b, op.gs = true, op.disp = GS_OFF(top.rax);
 	x64_op(a, &op);

@@ -105,20 +105,6 @@ static void string_upwards(struct emit *e, const struct insn *in)
 	string_slow(e, in, CC_NE);
 }
 
-/* T1 becomes the TLB entry for reg's address. */
-static void string_entry(struct x64 *a, unsigned reg)
-{
-	x64_mov_rr(a, T1, reg);
-	emit_shift(a, SHIFT_SHR, true, T1, 8);
-	x64_alu_imm(a, OP_AND, false, T1, (TLB_SIZE - 1) << 4);
-	x64_op(a, &(struct x64_op){ .opcode = 0x03,
-				    .w = true,
-				    .reg = T1,
-				    .mem = true,
-				    .gs = true,
-				    .disp = GS_OFF(tlb) });
-}
-
 static void string_mem(struct x64 *a, u8 opcode, unsigned reg, s32 disp)
 {
 	x64_op(a, &(struct x64_op){ .opcode = opcode,
@@ -157,14 +143,14 @@ void emit_string(struct emit *e, unsigned i)
 	e->at_t0 = NULL;
 	string_upwards(e, in);
 	string_most(e, in);
-	string_entry(a, RDI);
+	emit_tlb_entry(a, RDI);
 	x64_mov_rr(a, T2, RDI);
 	string_mem(a, 0x2b, T2, w);
 	string_rr(a, 0x39, T2, T0); /* CMP T2, T0 */
 	string_slow(e, in, CC_A);
 	string_mem(a, 0x8b, T2, w + 8);
 	if (is_movs(in)) {
-		string_entry(a, RSI);
+		emit_tlb_entry(a, RSI);
 		string_mem(a, 0x3b, RSI, r);
 		string_slow(e, in, CC_B);
 		string_mem(a, 0x03, T0, r);

@@ -248,7 +248,9 @@ static void thunk_beside(struct x64 *a)
 
 void trans_thunks(struct tcg_cpu *c, struct trans *t)
 {
-	struct x64 a = { cache_reserve(&t->cache, PAGE_SIZE), t->cache.rw + PAGE_SIZE, false };
+	struct x64 a = { .p = cache_reserve(&t->cache, PAGE_SIZE),
+			 .end = t->cache.rw + PAGE_SIZE,
+			 .bmi2 = t->bmi2 };
 	u8 *start = a.p;
 #define HERE (u32)(a.p - t->cache.rw)
 

@@ -6,6 +6,7 @@
 struct x64 {
 	u8 *p, *end;
 	bool full; /* something did not fit; what was written is useless */
+	bool bmi2; /* the host has it */
 };
 
 enum x64_map { X64_MAP_1, X64_MAP_0F, X64_MAP_0F38, X64_MAP_0F3A };
