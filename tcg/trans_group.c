@@ -5,8 +5,9 @@
  * what it found. For that, each register is a value number and an offset: additions of constants
  * change the offset, moves copy both, everything else makes a new value.
  *
- * An index that must be small (it comes from a byte, or was masked) may be any: the span is all that
- * it can reach from its base, so accesses to one table share a check, and in a loop need none. */
+ * An index that must be small (it comes from a byte, or was masked) may be any: the span is all
+ * that it can reach from its base, so accesses to one table share a check, and in a loop need
+ * none. */
 #include "trans.h"
 
 enum { SPAN_MAX = 256, WIDE_MAX = 1040 };
