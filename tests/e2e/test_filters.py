@@ -18,15 +18,15 @@ NUMBERS = {"read": 0, "write": 1, "ioctl": 16, "rt_sigreturn": 15, "sched_yield"
            "ppoll": 271, "fdatasync": 75, "fallocate": 285, "preadv2": 327, "pwritev": 296, "getrandom": 318,
            "membarrier": 324}
 
-# Takes interrupts, which the guest of errands does without, or a host with a larger XSAVE area.
+# Takes interrupts, which the guest of errands does without, a host with a larger XSAVE area, or (rt_sigreturn)
+# a kick that meets the thread outside KVM_RUN: it does now and then.
 UNTRIED = {f"{t}:ioctl:KVM_{c}" for t in ("kvm", "loop") for c in ("SIGNAL_MSI", "IRQ_LINE", "SET_GSI_ROUTING")} | {
     "kvm:ioctl:KVM_INTERRUPT", "kvm:ioctl:KVM_NMI", "kvm:ioctl:KVM_GET_XSAVE2", "loop:ioctl:KVM_IOEVENTFD",
-    "kvm:tgkill", "kvm:restart_syscall"}
+    "kvm:tgkill", "kvm:restart_syscall", "kvm:rt_sigreturn"}
 NESTED = """cd /tmp; dd if=/dev/zero of=d.img bs=1024 count=1024 2>/dev/null; mkfifo keys
 for row in %s; do
 	(sleep 1; printf rwfde; sleep 2; printf q; sleep 1) >keys &
-	chip=split; [ $row != kvm:rt_sigreturn ] || chip=user
-	MVM_WITHOUT=$row /files/mvm-without --accel kvm --irqchip $chip --transport mmio --mem 32M --disk d.img \\
+	MVM_WITHOUT=$row /files/mvm-without --accel kvm --irqchip split --transport mmio --mem 32M --disk d.img \\
 		--kernel /files/errands.elf <keys >out 2>&1 &
 	pid=$!
 	sleep 2; kill -TSTP $pid; sleep 0.3; kill -CONT $pid
