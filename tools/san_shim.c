@@ -53,5 +53,5 @@ WRAP(void *, __asan_memset, int)
 const char *__lsan_default_suppressions(void);
 const char *__lsan_default_suppressions(void)
 {
-	return "leak:machine_vcpus\nleak:kit_cpus\n"; /* tests/fuzz/kit.c has the second */
+	return "leak:tcg_vcpu_new\nleak:lapic_new\n";
 }
