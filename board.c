@@ -50,8 +50,8 @@ static const u32 virtio_gsi[] = { 16, 17, 18, 19, 20, 21, 22, 23, 5, 6, 7, 10, 1
 enum { VIRTIO_SLOT_BYTES = 0x1000 };
 #define VIRTIO_BASE 0xc0001000u
 
-/* The window for BARs has in it what SeaBIOS takes for one if it does not know the bridge: 0xE0000000
- * and up. */
+/* The window for BARs has in it what SeaBIOS takes for one if it does not know the bridge:
+ * 0xE0000000 and up. */
 enum { PCI_GSI = 16 }; /* PIRQ A; B, C and D follow */
 static const u32 pci_isa_irq[PCI_LINES] = { 10, 11, 5, 7 };
 #define PCI_MEM32_BASE 0xd0000000u

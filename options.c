@@ -337,7 +337,8 @@ static const struct opt opts[] = {
 	  "helps" },
 	{ "rng", 0, NULL, "on|off", opt_bool, FIELD(rng), "virtio entropy device (on)" },
 	{ "uuid", 0, NULL, "UUID", opt_uuid, FIELD(uuid),
-	  "the machine's UUID in its SMBIOS tables, where dmidecode, cloud-init and systemd find it" },
+	  "the machine's UUID in its SMBIOS tables, where dmidecode, cloud-init and systemd find "
+	  "it" },
 	{ "on-reboot", 0, NULL, "exit|restart", opt_reboot, FIELD(restart),
 	  "what a reset by the guest does (exit)" },
 	{ "stop-timeout", 0, NULL, "SECONDS", opt_seconds, FIELD(stop_s),

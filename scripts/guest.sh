@@ -10,6 +10,7 @@
 #   work     work.img                         Debian with compilers, interpreters, stress-ng, modules
 #   mini     mini/vmlinux           Debian's kernel source at its smallest (kernel-mini.config), built here
 #   firmware firmware/                        SeaBIOS, qboot and memtest86+, unpacked, not installed
+#   others   others/                          iPXE, U-Boot and Xen, unpacked, not installed
 #   grub     grub.img, rescue.img             small.img behind GRUB with a kernel; GRUB without anything
 #   tools    tools.img                        small.img with lspci, dmidecode, acpidump
 #   bench    bench.cpio, bench/               the guest benchmark, if its sources (MVM_BENCH_DIR) are there
@@ -335,6 +336,22 @@ piece_firmware()
 	mv "$tmp/firmware/usr/share/qemu/qboot.rom" "$d"
 }
 
+piece_others()
+{
+	local p
+	[ ! -e "$out/others/xen" ] || return 0
+	say ROM "iPXE, U-Boot, Xen"
+	for p in ipxe u-boot-qemu xen-hypervisor-4.17-amd64; do
+		(cd "$tmp" && fetch $p)
+		dpkg-deb -x "$tmp/$p"_*.deb "$tmp/unpacked"
+	done
+	mkdir "$tmp/done"
+	cp "$tmp"/unpacked/usr/lib/ipxe/ipxe.iso "$tmp"/unpacked/boot/ipxe.lkrn \
+		"$tmp/unpacked/usr/lib/u-boot/qemu-x86/u-boot.rom" "$tmp/done"
+	gzip -dc "$tmp"/unpacked/boot/xen-4.17-amd64.gz >"$tmp/done/xen"
+	rm -rf "$out/others" && mv "$tmp/done" "$out/others"
+}
+
 # le32 N: four bytes, written for printf
 le32() { printf '\\x%02x\\x%02x\\x%02x\\x%02x' $(($1 & 255)) $(($1 >> 8 & 255)) $(($1 >> 16 & 255)) $(($1 >> 24)); }
 
@@ -431,7 +448,7 @@ mkdir -p "$out"
 exec 9>"$out/.lock"
 flock 9
 [ $# -gt 0 ] || die "name a piece, of those at the head of this file, or all"
-[ "$1" != all ] || set -- kernel initrd generic small root mini work firmware grub tools bench \
+[ "$1" != all ] || set -- kernel initrd generic small root mini work firmware grub others tools bench \
 	backports sid i386 installer
 for piece in "$@"; do
 	declare -F "piece_$piece" >/dev/null || die "no piece $piece"
