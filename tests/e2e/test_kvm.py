@@ -73,7 +73,7 @@ def kvm_small_kernel_reaches_init(env):
 
 
 @test(weight=90)
-def kvm_two_cpus_start_and_interrupt_each_other(env):
+def kvm_a_second_cpu_starts_and_answers(env):
     """INIT, SIPI, IPIs and NMIs with xAPICs and x2APICs, by each kind of irqchip."""
     for chip in ("split", "kernel", "user"):
         status, out = kvm(env, {"K": env.tiny("smp")}, "--kernel", "K", "--cpus", "2", "--irqchip", chip, timeout=200)

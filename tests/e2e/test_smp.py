@@ -19,7 +19,7 @@ def check_cpus(vm, n):
 
 
 @test()
-def smp_two_cpus_start_and_interrupt_each_other(env):
+def smp_a_second_cpu_starts_and_answers(env):
     """INIT, SIPI, IPIs and NMIs with xAPICs and x2APICs: tests/guest/smp.S."""
     for accel in ("tcg", "interp"):
         r = run(env, "--accel", accel, "--cpus", "2", "--kernel", env.tiny("smp"), timeout=60)
