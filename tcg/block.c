@@ -383,9 +383,9 @@ static void fresh_add(struct tcg_cpu *c, const struct block *b, gpa_t gpa, const
 }
 
 /* Cross-modifying code, SDM vol 3 "Handling Self- and Cross-Modifying Code": a vCPU that stored
- * to code and then said so, in memory, may not have answered VREQ_FLUSH yet, nor told us of the store.
- * Who has seen its word executes a serialising instruction, comes by here, and the bytes are there.
- * The last look is one after all have answered: their stores come before that. */
+ * to code and then said so, in memory, may not have answered VREQ_FLUSH yet, nor told us of the
+ * store.  Who has seen its word executes a serialising instruction, comes by here, and the bytes
+ * are there.  The last look is one after all have answered: their stores come before that. */
 void fresh_look(struct tcg_cpu *c)
 {
 	struct interp *it = c->interp;

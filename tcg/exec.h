@@ -49,7 +49,8 @@ struct block {
 	bool no_groups;           /* its translation checks each access by itself */
 	u8 narrow;                /* how often what small indices reach was not in one page */
 	bool no_loop, sure_loop;  /* ... is not made a loop of; that has been worth it */
-	/* The last one always leaves the block.  KEY_SPLIT: behind it are the bytes it was made from. */
+	/* The last one always leaves the block.  KEY_SPLIT: behind it are the bytes it was made
+	 * from. */
 	struct insn insn[];
 };
 

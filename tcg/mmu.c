@@ -1,4 +1,5 @@
-/* mmu.c - the software TLB, guest memory access behind it, and stores into pages that hold code.
+/* mmu.c - the software TLB, the places behind it, and pages that hold code; place.c reads and
+ * writes the places.
  *
  * Owns struct mmu: one bank of TLB arrays per recently used PCID, each with a supervisor's and a
  * user's view.  Everything is the vCPU thread's own but struct code_map, which the machine's vCPUs
@@ -16,7 +17,7 @@
  * Source: SDM vol 3 "Caching Translation Information", "Process-Context Identifiers". */
 #include <stdlib.h>
 
-#include "walk.h"
+#include "place.h"
 
 enum { BANKS = 8, KINDS = 4, WORDS = TLB_SIZE / 64, NO_BANK = -1 };
 enum kind { KIND_R, KIND_W, KIND_X, KIND_C };
@@ -54,14 +55,6 @@ struct mmu {
 	bool own_code; /* c->code is ours to free */
 	struct tlb_entry no_stack; /* of a page nobody can name, for c->top.stack */
 	u8 nobody[PAGE_SIZE];
-};
-
-/* Where a linear address leads for one kind of access. */
-struct place {
-	gpa_t gpa;
-	u8 *host; /* NULL: not memory */
-	bool rom;
-	u64 code; /* the page's word in the code map; 0 for reads */
 };
 
 /* --- views: fill, drop, flush ----------------------------------------------------------------- */
@@ -449,16 +442,6 @@ void phys_written(struct tcg_cpu *c, gpa_t gpa, unsigned len)
 		interp_invalidate(c, gpa, len);
 }
 
-static gva_t lin_wrap(const struct tcg_cpu *c, gva_t lin, bool sup)
-{
-	return (sup ? c->long_mode : c->mode == MODE_64) ? lin : (u32)lin;
-}
-
-static bool is_lapic(const struct tcg_cpu *c, gpa_t gpa)
-{
-	return c->v.apic && lapic_base(c->v.apic) == ALIGN_DOWN(gpa, PAGE_SIZE);
-}
-
 static bool lookup(struct tcg_cpu *c, struct view *v, gva_t lin, enum access acc, struct place *p)
 {
 	unsigned i = tlb_index(lin);
@@ -538,7 +521,7 @@ static bool locate(struct tcg_cpu *c, gva_t lin, enum access acc, bool sup, stru
 		}
 	}
 	*p = (struct place){ .gpa = w.gpa | lin % PAGE_SIZE };
-	if (is_lapic(c, p->gpa))
+	if (place_is_lapic(c, p->gpa))
 		return true;
 	p->host = phys_ptr(c, p->gpa, &p->rom);
 	if (!p->host)
@@ -550,10 +533,8 @@ static bool locate(struct tcg_cpu *c, gva_t lin, enum access acc, bool sup, stru
 	return true;
 }
 
-/* The one or two pages of [lin, lin+size); place[1] is used if it crosses.  *first: bytes in
- * page one. */
-static bool locate_span(struct tcg_cpu *c, gva_t lin, unsigned size, enum access acc, bool sup,
-			struct place place[2], unsigned *first)
+bool mmu_locate(struct tcg_cpu *c, gva_t lin, unsigned size, enum access acc, bool sup,
+		struct place place[2], unsigned *first)
 {
 	gva_t second = lin_wrap(c, lin + PAGE_SIZE - lin % PAGE_SIZE, sup);
 
@@ -565,197 +546,9 @@ static bool locate_span(struct tcg_cpu *c, gva_t lin, unsigned size, enum access
 	return locate(c, lin, acc, sup, &place[0]) && locate(c, second, acc, sup, &place[1]);
 }
 
-/* --- reading and writing places --------------------------------------------------------------- */
-static u64 mmio_read(struct tcg_cpu *c, gpa_t gpa, unsigned size)
+bool mmu_checks_alignment(const struct tcg_cpu *c)
 {
-	fp_leave(c);
-	if (is_lapic(c, gpa))
-		return size == 4 && gpa % 4 == 0 ? lapic_mmio_read(c->v.apic, gpa % PAGE_SIZE) : 0;
-	return bus_read(c->v.env->mmio, gpa, size);
-}
-
-static void mmio_write(struct tcg_cpu *c, gpa_t gpa, unsigned size, u64 val)
-{
-	fp_leave(c);
-	if (!is_lapic(c, gpa)) {
-		bus_write(c->v.env->mmio, gpa, size, val);
-	} else if (size == 4 && gpa % 4 == 0) {
-		lapic_mmio_write(c->v.apic, gpa % PAGE_SIZE, (u32)val);
-		interp_timer_moved(c);
-	}
-}
-
-/* n is 1 to 8; the odd sizes are parts of accesses that cross pages. */
-static u64 place_read(struct tcg_cpu *c, const struct place *p, unsigned n)
-{
-	bool whole = (n & (n - 1)) == 0;
-	u64 val = 0;
-
-	if (whole)
-		return p->host ? host_load(p->host, n) : mmio_read(c, p->gpa, n);
-	for (unsigned i = 0; i < n; i++)
-		val |= (p->host ? p->host[i] : mmio_read(c, p->gpa + i, 1) & 0xff) << 8 * i;
-	return val;
-}
-
-/* p's bytes are written: was code made of them?  Where there are other vCPUs, locate()'s look at
- * the map may be too old by now: one of them has marked the granule since, and compared the bytes
- * before ours were there.  There is a fence between its mark and its comparison (block_build), and here
- * one between our store and our look, so one of the two sees the other. */
-static void place_written(struct tcg_cpu *c, const struct place *p, unsigned n)
-{
-	u64 code = p->code;
-
-	if (c->v.env->nr_vcpus > 1) {
-		atomic_thread_fence(memory_order_seq_cst);
-		code = atomic_load(code_map_word(c->code, p->gpa));
-	}
-	if (unlikely(code & code_map_span(p->gpa, n)))
-		interp_invalidate(c, p->gpa, n);
-}
-
-static void place_write(struct tcg_cpu *c, const struct place *p, unsigned n, u64 val)
-{
-	bool whole = (n & (n - 1)) == 0;
-
-	if (p->rom)
-		return;
-	if (!whole) {
-		for (unsigned i = 0; i < n; i++) {
-			struct place at = { p->gpa + i, p->host ? p->host + i : NULL, false,
-					    p->code };
-
-			place_write(c, &at, 1, val >> 8 * i);
-		}
-		return;
-	}
-	if (!p->host) {
-		mmio_write(c, p->gpa, n, val);
-		return;
-	}
-	host_store(p->host, n, val);
-	place_written(c, p, n);
-}
-
-/* CR0.AM and EFLAGS.AC at CPL 3; mmu_select sees to it that such accesses all come here.  A
- * non-canonical address comes first, a page fault after it (on AMD; the SDM has them the other
- * way round). */
-static bool aligned(struct tcg_cpu *c, gva_t lin, unsigned size, bool sup)
-{
-	if (likely(c->tlb != &c->mmu->empty->view[0].t) || sup || size > 8 || !(lin & (size - 1)))
-		return true;
-	return !is_canonical(lin) || !is_canonical(lin + size - 1) || raise_err(c, EXC_AC, 0);
-}
-
-bool mmu_load(struct tcg_cpu *c, gva_t lin, unsigned size, u64 *val, bool sup)
-{
-	struct place p[2];
-	unsigned n;
-
-	lin = lin_wrap(c, lin, sup);
-	if (!aligned(c, lin, size, sup) || !locate_span(c, lin, size, ACC_R, sup, p, &n))
-		return false;
-	*val = place_read(c, &p[0], n);
-	if (n < size)
-		*val |= place_read(c, &p[1], size - n) << 8 * n;
-	return true;
-}
-
-bool mmu_store(struct tcg_cpu *c, gva_t lin, unsigned size, u64 val, bool sup)
-{
-	struct place p[2];
-	unsigned n;
-
-	lin = lin_wrap(c, lin, sup);
-	if (!aligned(c, lin, size, sup) || !locate_span(c, lin, size, ACC_W, sup, p, &n))
-		return false;
-	place_write(c, &p[0], n, val);
-	if (n < size)
-		place_write(c, &p[1], size - n, val >> 8 * n);
-	return true;
-}
-
-bool lin_host_code(struct tcg_cpu *c, gva_t lin, unsigned size, void **host, gpa_t *code)
-{
-	struct place p[2];
-	unsigned n;
-
-	lin = lin_wrap(c, lin, false);
-	*host = NULL;
-	*code = NO_CODE;
-	if (!aligned(c, lin, size, false) || !locate_span(c, lin, size, ACC_W, false, p, &n))
-		return false;
-	if (n < size || !p[0].host || p[0].rom)
-		return true;
-	*host = p[0].host;
-	if (c->v.env->nr_vcpus > 1 || p[0].code & code_map_span(p[0].gpa, size))
-		*code = p[0].gpa;
-	return true;
-}
-
-bool lin_host(struct tcg_cpu *c, gva_t lin, unsigned size, enum access acc, void **host)
-{
-	struct place p[2];
-	unsigned n;
-	u64 code;
-
-	lin = lin_wrap(c, lin, false);
-	*host = NULL;
-	if (!aligned(c, lin, size, false) || !locate_span(c, lin, size, acc, false, p, &n))
-		return false;
-	/* Nobody will look at the map afterwards, so others must not make code beside code. */
-	code = c->v.env->nr_vcpus > 1 ? p[0].code : p[0].code & code_map_span(p[0].gpa, size);
-	if (n == size && p[0].host && !(acc & ACC_W && (p[0].rom || code)))
-		*host = p[0].host;
-	return true;
-}
-
-bool lin_read_bytes(struct tcg_cpu *c, gva_t lin, void *buf, unsigned len)
-{
-	struct place p[2];
-	unsigned n, at = 0;
-
-	lin = lin_wrap(c, lin, false);
-	if (!len)
-		return true;
-	if (!locate_span(c, lin, len, ACC_R, false, p, &n))
-		return false;
-	for (unsigned part = 0; at < len; part++, n = len - at) {
-		for (unsigned i = 0; i < n && !p[part].host; i++)
-			((u8 *)buf)[at + i] = (u8)mmio_read(c, p[part].gpa + i, 1);
-		if (p[part].host)
-			memcpy((u8 *)buf + at, p[part].host, n);
-		at += n;
-	}
-	return true;
-}
-
-static void place_write_bytes(struct tcg_cpu *c, const struct place *p, const u8 *buf, unsigned n)
-{
-	if (p->rom)
-		return;
-	for (unsigned i = 0; i < n && !p->host; i++)
-		mmio_write(c, p->gpa + i, 1, buf[i]);
-	if (!p->host)
-		return;
-	memcpy(p->host, buf, n);
-	place_written(c, p, n);
-}
-
-bool lin_write_bytes(struct tcg_cpu *c, gva_t lin, const void *buf, unsigned len)
-{
-	struct place p[2];
-	unsigned n;
-
-	lin = lin_wrap(c, lin, false);
-	if (!len)
-		return true;
-	if (!locate_span(c, lin, len, ACC_W, false, p, &n))
-		return false;
-	place_write_bytes(c, &p[0], buf, n);
-	if (n < len)
-		place_write_bytes(c, &p[1], (const u8 *)buf + n, len - n);
-	return true;
+	return c->tlb == &c->mmu->empty->view[0].t;
 }
 
 bool mmu_fetch(struct tcg_cpu *c, gva_t lin, const u8 **host, gpa_t *gpa)

@@ -142,7 +142,8 @@ static void print_without(void)
 	for (size_t t = 0; t < sizeof threads / sizeof threads[0]; t++)
 		for (int i = 0; i < RULES; i++)
 			if (rules[i].threads & threads[t].bit)
-				printf("\t{ \"%s:%s%s%s\", %zu, ARRAY_LEN(filter_%s_%d), filter_%s_%d },\n",
+				printf("\t{ \"%s:%s%s%s\", %zu, "
+				       "ARRAY_LEN(filter_%s_%d), filter_%s_%d },\n",
 				       threads[t].name, rules[i].syscall,
 				       *rules[i].value_name ? ":" : "", rules[i].value_name, t,
 				       threads[t].name, i, threads[t].name, i);

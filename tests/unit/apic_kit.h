@@ -1,5 +1,5 @@
-/* apic_kit.h - a machine's local APICs, with CPUs that do not run: requests are what they would see.
- * Each test runs in its own process, so there is one machine and nobody takes it down. */
+/* apic_kit.h - a machine's local APICs, with CPUs that do not run: requests are what they would
+ * see.  Each test runs in its own process, so there is one machine and nobody takes it down. */
 #pragma once
 
 #include "../../devices/lapic.h"
