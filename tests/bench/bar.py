@@ -10,6 +10,7 @@ machine's are worth nothing, and only a reader knows."""
 import argparse
 import datetime
 import fnmatch
+import itertools
 import math
 import os
 import platform
@@ -26,6 +27,9 @@ from run import GUEST, OUT, TOP, Mvm, Qemu, Run, cpu_name, overhead_kib, suite_j
 # Class, its rows, the first bar and the next: times native, geometric mean.
 CLASSES = [
     ("all", "*", 2.0, 1.5),
+    # A host that is itself a guest may be slow at system calls and locked instructions, which flatters the first line.
+    ("all but system calls and locked instructions",
+     "int_* fp* x87 mem_* br_* call_* str_* sha256_* aes_* smc_* lz bb_gzip bb_bzip2", 2.0, 1.5),
     ("integer, sorting, hashing, compression", "int_* sha256_c aes_c lz bb_gzip bb_bzip2", 2.3, 1.5),
     ("floating point in registers, x87, AES, SHA", "fp_spectral fp_mandel fp_convert fpa_spectral x87 *_ni", 1.3, 1.1),
     ("floating point bound by loads", "fp_matmul fp_nbody fpv_* fpa_matmul", 2.3, 1.4),
@@ -38,7 +42,7 @@ BOOT_FASTER = (2.5, 4.0)  # than QEMU, CPU time from start to init
 MEMORY_MIB = 64
 TWO_CPUS = 1.9
 SUITE_MIB = 512
-COMPUTE = "sha256sum /tmp/zero >/dev/null"
+COMPUTE = "for i in 1 2 3 4 5 6; do sha256sum {} >/dev/null; done"
 
 
 def geomean(values):
@@ -110,43 +114,44 @@ def test_rows(least, mvm, qemu):
                show(qemu.get(t)), "differs: " + " ".join(differ) if differ else "same"]
 
 
-def two_cpus(m, runs):
-    """Throughput of two processes on two vCPUs against one process: the best of the runs, by wall clock."""
-    best = 0
-    command = m.linux(os.path.join(GUEST, "initrd.img"), "shell") + ["--cpus", "2"]
-    for _ in range(runs):
-        with Run(command) as r:
-            def timed(text, mark):
-                r.proc.stdin.write(f"{text}; echo {mark[0]}''{mark[1:]}\n".encode())
-                r.proc.stdin.flush()
-                began = time.monotonic()
-                r.wait_for(mark.encode())
-                return time.monotonic() - began
+def throughput(runs, timed, work):
+    """Of two processes at a time against one after the other, by wall clock; the least of the runs each."""
+    one = min(timed(f"{work}; {work}") for _ in range(runs))
+    both = min(timed(f"({work}) & ({work}); wait") for _ in range(runs))
+    return one / both
 
-            r.wait_for(b"# ")
-            timed("mount -t tmpfs none /tmp; head -c 64M /dev/zero >/tmp/zero; " + COMPUTE, "WARM")
-            one = timed(f"{COMPUTE}; {COMPUTE}", "ONE")
-            both = timed(f"({COMPUTE}; {COMPUTE}) & ({COMPUTE}; {COMPUTE}); wait", "TWO")
-            best = max(best, 2 * one / both)
-    return best
+
+def two_cpus(m, runs):
+    """Two processes on two vCPUs."""
+    with Run(m.linux(os.path.join(GUEST, "initrd.img"), "shell") + ["--cpus", "2"]) as r:
+        marks = itertools.count(1)
+
+        def timed(text):
+            n = next(marks)
+            r.proc.stdin.write(f"{text}; echo DO''NE {n}.\n".encode())
+            r.proc.stdin.flush()
+            began = time.monotonic()
+            r.wait_for(f"DONE {n}.".encode())
+            return time.monotonic() - began
+
+        r.wait_for(b"# ")
+        work = COMPUTE.format("/tmp/zero")
+        timed("mount -t tmpfs none /tmp; head -c 64M /dev/zero >/tmp/zero; " + work)
+        return throughput(runs, timed, work)
 
 
 def two_native(runs):
     """The same on the host itself, whose processors may share a core."""
-    best = 0
     with tempfile.NamedTemporaryFile(dir="/dev/shm") as zero:
-        zero.truncate(256 << 20)
-        work = f"sha256sum {zero.name} >/dev/null"
-
         def timed(text):
             began = time.monotonic()
             subprocess.run(["sh", "-c", text], check=True)
             return time.monotonic() - began
 
+        zero.truncate(64 << 20)
+        work = COMPUTE.format(zero.name)
         timed(work)
-        for _ in range(runs):
-            best = max(best, 2 * timed(work) / timed(f"{work} & {work} & wait"))
-    return best
+        return throughput(runs, timed, work)
 
 
 def other_rows(machines, found, memory, runs):
