@@ -15,7 +15,7 @@ void (*fatal_hook)(void);
 static enum log_level log_max = LOG_INFO;
 static bool log_tty;
 
-int err_set(struct err *e, int code, const char *fmt, ...)
+int (err_set)(struct err *e, int code, const char *fmt, ...)
 {
 	va_list ap;
 	int n;

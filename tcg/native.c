@@ -630,7 +630,7 @@ static void native_probe_host(struct native *n)
 static stub_fn stub_move(struct native *n, bool mmx, bool store, u8 reg)
 {
 	bool avx = n->mask & XCOMP_AVX && !mmx;
-	u8 code[16];
+	u8 code[16] = { 0 };
 	struct x64 a = { .p = code, .end = code + sizeof code };
 
 	x64_op(&a, &(struct x64_op){ .map = X64_MAP_0F,

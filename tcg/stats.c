@@ -65,7 +65,7 @@ static int next_handler(const u64 *count, int last)
 
 	for (int i = 0; i < (int)op_rows_n; i++) {
 		bool later = last < 0 || count[i] < count[last] ||
-			     (count[i] == count[last] && i > last);
+			     (i > last && count[i] == count[last]);
 
 		if (count[i] && later && (best < 0 || count[i] > count[best]))
 			best = i;
