@@ -461,6 +461,8 @@ static void die_with(int how)
 	pid_t pid = fork();
 
 	if (pid == 0) {
+		if (how)
+			signal(how, SIG_DFL); /* a shell's background jobs ignore SIGQUIT */
 		start(slave, slave, NULL);
 		OK(is_raw(slave));
 		close(2);
