@@ -142,7 +142,7 @@ bool lin_host(struct tcg_cpu *c, gva_t lin, unsigned size, enum access acc, void
 	if (!aligned(c, lin, size, false) || !mmu_locate(c, lin, size, acc, false, p, &n))
 		return false;
 	/* Nobody will look at the map afterwards, so others must not make code beside code. */
-	code = c->v.env->nr_vcpus > 1 ? p[0].code : p[0].code & code_map_span(p[0].gpa, size);
+	code = c->v.env->nr_vcpus > 1 ? p[0].code : p[0].code & code_map_span(p[0].gpa, n);
 	if (n == size && p[0].host && !(acc & ACC_W && (p[0].rom || code)))
 		*host = p[0].host;
 	return true;

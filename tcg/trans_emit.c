@@ -350,6 +350,7 @@ void emit_access(struct emit *e, unsigned i, unsigned which, unsigned size, bool
 	if (!g->checked) {
 		emit_group(e, i, which, size, write);
 	} else if (e->at_t0 != g) {
+		ASSERT(g->saved);
 		emit_scratch(e, T0);
 		x64_load_gs(e->a, T0, GS_OFF(hot.span) + 8 * (s32)x->group);
 	}

@@ -139,8 +139,8 @@ void emit_string(struct emit *e, unsigned i)
 	struct x64 *a = e->a;
 
 	emit_clobber(e, i);
+	emit_scratch(e, T0);
 	e->cached = 0;
-	e->at_t0 = NULL;
 	string_upwards(e, in);
 	string_most(e, in);
 	emit_tlb_entry(a, RDI);
