@@ -237,9 +237,12 @@ static void emit_group_check(struct emit *e, unsigned i, unsigned which, const s
 	l->thunk = e->t->group;
 	memcpy(&l->group, info, sizeof *info);
 	l->back = again;
-	if (shut)
-		*shut = (struct late){ .jump = shut->jump, .in = in, .thunk = l->thunk,
-				       .group = l->group, .back = again };
+	if (shut) {
+		u8 *jump = shut->jump;
+
+		*shut = *l;
+		shut->jump = jump;
+	}
 	x64_op(e->a, &(struct x64_op){ .opcode = 0x03,
 				       .w = true,
 				       .reg = T0,
