@@ -359,8 +359,10 @@ void emit_flags_needed(struct emit *e, u16 need)
 void emit_kept(struct emit *e, unsigned i)
 {
 	const struct insn *in = e->insn[i];
+	const struct flags_made *m = &e->made_at[i + 1];
 
-	if (op_flags_written(in) && note_is_of_kept(e->made_at[i + 1].note))
+	/* With a second note it is an earlier instruction's. */
+	if (op_flags_written(in) && !m->top && note_is_of_kept(m->note))
 		x64_store_gs(e->a, emit_get(e, in->opd[0].reg, 0), GS_OFF(hot.kept));
 }
 
