@@ -89,7 +89,7 @@ class Work:
     def __exit__(self, *exc):
         self.vm.__exit__(*exc)
 
-    def run(self, command, timeout=120):
+    def run(self, command, timeout=300):
         status, out = self.vm.command(command, timeout)
         check(status == 0, f"{command}: status {status}: {out[-1500:]}")
         return out
