@@ -2,8 +2,9 @@
  *
  * Thread: as sandbox.h says; sandbox_enter on every thread.  A forbidden call raises SIGSYS: its
  * handler notes the call in a page shared with the parent, then makes the one call at which the
- * kernel kills the process.  Sources: user_namespaces(7), pivot_root(2), seccomp(2), Linux
- * Documentation/userspace-api/ landlock.rst. */
+ * kernel kills the process.
+ * Sources: user_namespaces(7), pivot_root(2), seccomp(2), Linux
+ * Documentation/userspace-api/landlock.rst. */
 #include "sandbox.h"
 
 #include <cap-ng.h>

@@ -1,6 +1,5 @@
-/* trans.c - tiers: counts how often a block runs, has hot ones of 64-bit and flat
- * 32-bit code translated, enters
- * them, links them, and forgets them.
+/* trans.c - tiers: counts how often a block runs, has hot ones of 64-bit and flat 32-bit code
+ * translated, enters them, links them, and forgets them.
  *
  * A block's first handler is trans_count until it is hot, then trans_enter.  From there on control
  * stays in translated code: direct jumps inside a page are linked, all others go through the fetch

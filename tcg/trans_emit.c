@@ -416,16 +416,23 @@ void emit_near_tag(struct x64 *a)
 	emit_near_key(a);
 }
 
-/* Jump to the code of the entry of hot.near[] at T2. */
-void emit_near_go(struct x64 *a)
+/* One operand is field off of the entry of hot.near[] at T2. */
+static void near_op(struct x64 *a, u8 opcode, unsigned reg, size_t off)
 {
-	x64_op(a, &(struct x64_op){ .opcode = 0xff,
-				    .reg = 4,
+	x64_op(a, &(struct x64_op){ .opcode = opcode,
+				    .w = true,
+				    .reg = (u8)reg,
 				    .rm = T2,
 				    .mem = true,
 				    .gs = true,
 				    .gs_base = true,
-				    .disp = GS_OFF(hot.near) + 8 });
+				    .disp = GS_OFF(hot.near) + (s32)off });
+}
+
+/* Jump to the code of the entry of hot.near[] at T2. */
+void emit_near_go(struct x64 *a)
+{
+	near_op(a, 0xff, 4, offsetof(struct trans_near, code));
 }
 
 /* T2 becomes the offset of rip T0 in hot.near[]; jumps if that is another's. */
@@ -437,14 +444,7 @@ static u8 *emit_near(struct emit *e)
 		emit_count(a, T1, indirect, 1);
 	emit_near_tag(a);
 	emit_near_index(a);
-	x64_op(a, &(struct x64_op){ .opcode = 0x39,
-				    .w = true,
-				    .reg = T1,
-				    .rm = T2,
-				    .mem = true,
-				    .gs = true,
-				    .gs_base = true,
-				    .disp = GS_OFF(hot.near) });
+	near_op(a, 0x39, T1, offsetof(struct trans_near, tag)); /* CMP */
 	return emit_jcc(a, CC_NE);
 }
 
@@ -683,14 +683,7 @@ static void emit_call_indirect(struct emit *e, unsigned i)
 	emit_scratch(e, T2);
 	again = a->p;
 	far = emit_near(e);
-	x64_op(a, &(struct x64_op){ .opcode = 0x8b,
-				    .w = true,
-				    .reg = T1,
-				    .rm = T2,
-				    .mem = true,
-				    .gs = true,
-				    .gs_base = true,
-				    .disp = GS_OFF(hot.near) + 8 });
+	near_op(a, 0x8b, T1, offsetof(struct trans_near, code)); /* MOV */
 	x64_store_gs(a, T1, GS_OFF(top.callee));
 	x64_alu_imm(a, OP_AND, true, T0, -(s32)PAGE_SIZE);
 	x64_store_gs(a, T0, GS_OFF(top.scratch));

@@ -27,12 +27,6 @@
 	out 0x71, \val
 .endm
 
-.macro tsc reg
-	rdtsc
-	shlq $32, %rdx
-	leaq (%rdx, %rax), \reg
-.endm
-
 /* Print a name and a variable less its value at the start, if that was kept. */
 .macro show name, var
 	movq \var(%rip), %rax

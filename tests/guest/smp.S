@@ -3,28 +3,22 @@
  * Says what it has done; a step that fails hangs or is named.
  * Sources: SDM vol 3 "Multiple-Processor Initialization", "Issuing Interprocessor Interrupts". */
 #include "tiny.h"
+#include "second.h"
 
 #define MSR_APIC_BASE 0x1b
 #define X2 0x800 /* MSR of register 0; one each 16 bytes of the page */
 #define X2_SELF 0x83f
-#define APIC 0xfee00000
 #define EOI 0xb0
 #define LDR 0xd0
 #define DFR 0xe0
-#define SVR 0xf0
-#define ICR 0x300
-#define ICR_HIGH 0x310
 #define V_PING 0x40
 #define V_PONG 0x41
 #define V_CALL 0x42 /* as V_PING, but may come to both at once: no time in it */
 #define V_NMI 2
 #define LOGICAL (1 << 11)
 #define NMI (4 << 8)
-#define INIT (0x45 << 8)
-#define START_UP (0x46 << 8)
 #define OTHERS (3 << 18)
 #define ALL (2 << 18)
-#define LOW 0x50000 /* where the second CPU starts */
 #define PINGS 1000
 
 /* ICR of this CPU: edi = its low half, esi = the destination as an APIC ID or as a logical one. */
@@ -105,24 +99,13 @@ apic_on:
 	jne 77b
 .endm
 
-.macro tsc reg
-	rdtsc
-	shlq $32, %rdx
-	leaq (%rdx, %rax), \reg
-.endm
-
 main:
 	lidt idtr(%rip)
 	gate V_PING, on_ping
 	gate V_PONG, on_pong
 	gate V_CALL, on_call
 	gate V_NMI, on_nmi
-	leaq start(%rip), %rsi
-	movl $LOW, %edi
-	movl $start_end - start, %ecx
-	rep movsb
-	movq %cr3, %rax
-	movl %eax, LOW + start_cr3 - start
+	put_start
 	call round
 	say "xapic done\r\n"
 	movl $1, %eax
@@ -254,33 +237,6 @@ second:
 	sti
 1:	hlt
 	jmp 1b
-
-/* Copied to LOW: from real mode to long mode in one go. */
-	.code16
-start:	cli
-	movw %cs, %ax
-	movw %ax, %ds
-	lgdtl start_gdtr - start
-	movl $0x20, %eax /* CR4.PAE */
-	movl %eax, %cr4
-	movl start_cr3 - start, %eax
-	movl %eax, %cr3
-	movl $0xc0000080, %ecx
-	rdmsr
-	orl $0x100, %eax /* EFER.LME */
-	wrmsr
-	movl $0x80000011, %eax /* PG, ET, PE */
-	movl %eax, %cr0
-	ljmpl $CODE, $second
-start_gdtr:
-	.word 31
-	.long LOW + start_gdt - start
-start_cr3: .long 0
-	.balign 8
-start_gdt:
-	.quad 0, 0, 0x00af9b000000ffff, 0x00cf93000000ffff
-start_end:
-	.code64
 
 	.data
 	.balign 8

@@ -17,6 +17,12 @@
 	wrmsr
 .endm
 
+.macro tsc reg
+	rdtsc
+	shlq $32, %rdx
+	leaq (%rdx, %rax), \reg
+.endm
+
 /* An interrupt gate of ring 0 in the guest's table idt. */
 .macro gate vector, handler
 	leaq \handler(%rip), %rax
