@@ -113,7 +113,7 @@ static u8 *thunk_lookup(struct x64 *a, s32 off)
  * it may be written to. */
 void stack_thunk(struct x64 *a, bool write)
 {
-	u8 *no_write, *none;
+	u8 *no_write;
 
 	x64_lea(a, RSP, RSP, 8);
 	x64_store_gs(a, T1, GS_OFF(top.rax));
@@ -127,9 +127,9 @@ void stack_thunk(struct x64 *a, bool write)
 	x64_lea(a, RSP, RSP, -8);
 	x64_ret(a);
 	emit_patch(no_write, a->p);
-	none = NULL;
 	if (!write) {
-		none = thunk_lookup(a, offsetof(struct tlb, r));
+		u8 *none = thunk_lookup(a, offsetof(struct tlb, r));
+
 		x64_load(a, T0, T1, offsetof(struct tlb, r) + 8);
 		x64_load_gs(a, T1, gs_gpr(R10));
 		emit_rr(a, 0x39, true, T0, T0);
